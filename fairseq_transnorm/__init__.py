@@ -1,0 +1,6 @@
+"""Linear attention, stability and interpretability of transformers, as one fairseq plugin."""
+
+from . import models  # noqa: F401  (importing registers)
+
+__version__ = "0.1.0"
+USER_DIR = __path__[0]  # for --user-dir from Python; a resolved symlink would fail fairseq's one-name-one-path check

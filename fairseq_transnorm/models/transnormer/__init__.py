@@ -1,0 +1,1 @@
+"""TransNormer: block-diagonal attention in some layers, normalised linear attention in the others."""

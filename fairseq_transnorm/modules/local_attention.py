@@ -1,0 +1,113 @@
+"""Block-diagonal local attention: tokens see their own block of the sequence and nothing else.
+
+Pure functions of ``q, k: B H T K`` (q already scaled, both with their positions) and ``v: B H T V``. Blocks count from
+the first position. Source: Qin et al. 2022 (TransNormer, "DiagAttention"), arXiv:2210.10340.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .activations import get_activation
+
+SOFTMAX = "softmax"
+Padding = Bool[Tensor, "B T"]
+
+
+def weigh(scores: Tensor, allowed: Tensor, activation: str) -> Tensor:
+    """Turn scores into weights: softmax over the allowed keys, or a pointwise activation; 0 where not allowed.
+
+    The mask comes after a pointwise activation, since one with f(0) != 0 would otherwise show masked keys. A query
+    without an allowed key has weight 0 everywhere.
+    """
+    if activation == SOFTMAX:
+        weights = torch.softmax(scores.masked_fill(~allowed, float("-inf")), dim=-1)
+        # softmax gives 0 to a masked key already, but not-a-number to a row of them, which only padding can make
+        return weights.masked_fill(~allowed, 0.0) if allowed.dim() > 2 else weights
+    return get_activation(activation)(scores).masked_fill(~allowed, 0.0)
+
+
+def dense_block_local_weights(
+    q: Float[Tensor, "B H T K"],
+    k: Float[Tensor, "B H T K"],
+    block_size: int,
+    activation: str = SOFTMAX,
+    causal: bool = True,
+    key_padding_mask: Padding | None = None,
+) -> Float[Tensor, "B H T T"]:
+    """Return all T x T weights, zero outside the blocks: the oracle of ``block_local_attention``."""
+    position = torch.arange(q.shape[2], device=q.device)
+    block = position // block_size
+    allowed = block[:, None] == block[None, :]
+    if causal:
+        allowed = allowed & (position[None, :] <= position[:, None])
+    if key_padding_mask is not None:
+        allowed = allowed & ~key_padding_mask[:, None, None, :]
+    return weigh(q @ k.transpose(-1, -2), allowed, activation)
+
+
+def dense_block_local_attention(
+    q: Float[Tensor, "B H T K"],
+    k: Float[Tensor, "B H T K"],
+    v: Float[Tensor, "B H T V"],
+    block_size: int,
+    activation: str = SOFTMAX,
+    causal: bool = True,
+    key_padding_mask: Padding | None = None,
+) -> Float[Tensor, "B H T V"]:
+    """Return ``out[t] = sum over allowed s of weight[t, s] v[s]`` in O(T^2)."""
+    return dense_block_local_weights(q, k, block_size, activation, causal, key_padding_mask) @ v
+
+
+def block_local_attention(
+    q: Float[Tensor, "B H T K"],
+    k: Float[Tensor, "B H T K"],
+    v: Float[Tensor, "B H T V"],
+    block_size: int,
+    activation: str = SOFTMAX,
+    causal: bool = True,
+    key_padding_mask: Padding | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "B H T V"]:
+    """Return block-diagonal attention in O(T block_size).
+
+    Allowed keys are real (not padding, inside the sequence), of the query's block, and not later when ``causal``.
+
+    Args:
+        q, k, v: any strides.
+        block_size: positions a block; the last block may be partial.
+        activation: ``softmax`` or the name of a pointwise activation of the scores.
+        causal: keys after the query are not allowed.
+        key_padding_mask: True at padding; None when there is none.
+        dropout: probability of dropping a weight.
+
+    Raises:
+        ValueError: ``block_size`` is below 1, or the activation is unknown.
+    """
+    if block_size < 1:
+        raise ValueError(f"block_local_attention: block_size {block_size} must be at least 1; try 64")
+    T = q.shape[2]
+    w = min(block_size, T)
+    filled = -T % w
+
+    def blocks(x: Tensor) -> Tensor:
+        """Cut B H T X into B H (T/w) w X, filled up with zeros."""
+        return (F.pad(x, (0, 0, 0, filled)) if filled else x).unflatten(2, (-1, w))
+
+    allowed = torch.ones(w, w, dtype=torch.bool, device=q.device)
+    if causal:
+        allowed = allowed.tril()
+    elif filled and key_padding_mask is None:  # causal queries never see the filled keys, which come last
+        key_padding_mask = torch.zeros(q.shape[0], T, dtype=torch.bool, device=q.device)
+    if key_padding_mask is not None:
+        real = ~F.pad(key_padding_mask, (0, filled), value=True).unflatten(1, (-1, w))
+        allowed = allowed & real[:, None, :, None, :]
+
+    Q, K, V = blocks(q), blocks(k), blocks(v)
+    weights = weigh(Q @ K.transpose(-1, -2), allowed, activation)
+    if dropout:
+        weights = F.dropout(weights, dropout)
+    return (weights @ V).flatten(2, 3)[:, :, :T]

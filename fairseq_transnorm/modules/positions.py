@@ -1,0 +1,68 @@
+"""Absolute positions, numbered as in fairseq: padding has ``padding_idx``, real tokens follow from the next one on."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class SinusoidalPositions(nn.Module):
+    """``P[p] = [sin(p f_0) .. sin(p f_(D/2-1)), cos(p f_0) ..]`` with ``f_k = exp(-k ln(10000) / (D/2 - 1))``.
+
+    Halves, not interleaved; an odd last channel is 0, and so is the row of padding. Computed in float64 and grown when
+    a longer sequence comes. Source: Vaswani et al. 2017, arXiv:1706.03762, in the layout of fairseq.
+
+    Args:
+        dim: model width D, at least 4.
+        padding_idx: position of padding tokens.
+    """
+
+    table: Tensor
+
+    def __init__(self, dim: int, padding_idx: int) -> None:
+        super().__init__()
+        if dim < 4:
+            raise ValueError(f"sinusoidal positions need a width of at least 4, got {dim}")
+        self.dim = dim
+        self.padding_idx = padding_idx
+        self.register_buffer("table", self._build(padding_idx + 1 + 512), persistent=False)
+
+    def _build(self, size: int) -> Tensor:
+        half = self.dim // 2
+        frequencies = torch.exp(torch.arange(half, dtype=torch.float64) * (-math.log(10000.0) / (half - 1)))
+        angles = torch.arange(size, dtype=torch.float64)[:, None] * frequencies
+        table = torch.zeros(size, self.dim, dtype=torch.float64)
+        table[:, :half], table[:, half : 2 * half] = angles.sin(), angles.cos()
+        table[self.padding_idx] = 0.0
+        return table.to(torch.get_default_dtype())
+
+    def forward(self, positions: Int[Tensor, "B T"], first_unused: int) -> Float[Tensor, "B T D"]:
+        """Return the rows of ``positions``, all below ``first_unused``."""
+        if first_unused > len(self.table):
+            grown = self._build(max(first_unused, 2 * len(self.table)))
+            self.table = grown.to(device=self.table.device, dtype=self.table.dtype)
+        return self.table[positions]
+
+
+class LearnedPositions(nn.Module):
+    """One trained vector a position, drawn from N(0, 1/D); the row of padding is and stays 0.
+
+    Args:
+        dim: model width D.
+        padding_idx: position of padding tokens.
+        max_positions: most tokens of a sequence.
+    """
+
+    def __init__(self, dim: int, padding_idx: int, max_positions: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(max_positions + padding_idx + 1, dim, padding_idx)
+        nn.init.normal_(self.embedding.weight, std=dim**-0.5)
+        with torch.no_grad():
+            self.embedding.weight[padding_idx] = 0.0
+
+    def forward(self, positions: Int[Tensor, "B T"], first_unused: int) -> Float[Tensor, "B T D"]:
+        """Return the rows of ``positions``, all below ``first_unused``."""
+        return self.embedding(positions)
