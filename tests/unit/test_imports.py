@@ -18,7 +18,7 @@ LEVELS = {
     "criterions": 1,
     "data": 1,
     "measure": 2,
-    "__init__": 3,
+    "__init__": 2,  # importing the whole package registers it, which measure needs to read checkpoints
     "__main__": 3,
 }
 ENTRY_FOLDERS = ("analysis", "preprocessing", "scripts")
