@@ -97,7 +97,7 @@ _env_build() {
         _env_say "Updating the Python environment .venv: seconds, unless something new must be downloaded."
         rm -f "$ENV_STAMP" # from here on it is incomplete: an interrupted update ends in a new environment
     else
-        _env_say "Making the Python environment .venv with Python $version: once, about 3 minutes plus the download of torch."
+        _env_say "Making the Python environment .venv with Python $version: once, about a minute plus the downloads."
         _env_step "1/6 empty environment" "install the venv module (Debian, Ubuntu: apt install python${version%.*}-venv)" \
             "$python" -m venv --clear "$ENV_DIR" || return 1
     fi
