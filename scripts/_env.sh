@@ -31,7 +31,7 @@ _env_fits() {
 
 # Print the interpreter to use, or say what was found instead.
 _env_python() {
-    local name version found= names=(python3.11 python3.12 python3)
+    local name version found='' names=(python3.11 python3.12 python3)
     [[ -z ${PYTHON:-} ]] || names=("$PYTHON")
     for name in "${names[@]}"; do
         version=$(_env_version "$name") || version=
@@ -58,7 +58,7 @@ _env_check_compiler() {
 
 # _env_step WHAT HINT COMMAND...: run one step, its output to the log; on failure show why and what to try.
 _env_step() {
-    local what=$1 hint=$2 started=$SECONDS status=0 beat=
+    local what=$1 hint=$2 started=$SECONDS status=0 beat=''
     shift 2
     printf '  %s ...' "$what" >&2
     printf '\n== %s: %s\n' "$what" "$*" >>"$ENV_LOG"
