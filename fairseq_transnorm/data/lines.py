@@ -1,0 +1,96 @@
+"""Lines of text: reading with checks, words, and splits of one file into train, valid and test."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+SPLITS = ("train", "valid", "test")
+# A word with inner apostrophes and hyphens, or a run of one punctuation mark ("--", "...").
+_WORD = re.compile(r"\w+(?:['’-]\w+)*|([^\w\s])\1*")
+
+
+def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
+    r"""Decode lines of UTF-8; every run of white space becomes one space, none stays at the ends.
+
+    Only ``\n`` ends a line, so the numbers in errors are those of an editor.
+
+    Raises:
+        ValueError: a line is not UTF-8, or holds a NUL character. The text names ``name`` and the line number.
+    """
+    for number, raw in enumerate(lines, start=1):
+        try:
+            text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{name}, line {number}: not UTF-8 (byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the "
+                f"line); convert the file first, e.g. iconv -f latin1 -t utf-8"
+            ) from None
+        if "\0" in text:
+            raise ValueError(f"{name}, line {number}: a NUL character; is this a text file in UTF-8?")
+        yield " ".join(text.split())
+
+
+def read_lines(path: str | os.PathLike[str], keep_blank: bool = False) -> Iterator[str]:
+    """Lines of a UTF-8 text file, as :func:`decode_lines` cleans them.
+
+    Args:
+        path: the file.
+        keep_blank: also give the empty lines, each of which is an end-of-sentence symbol of its own for fairseq.
+
+    Raises:
+        FileNotFoundError: there is no such file; the text lists what is beside it.
+        ValueError: as for :func:`decode_lines`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*"))[:20] if path.parent.is_dir() else []
+        raise FileNotFoundError(f"no file {path}; beside it: {', '.join(beside) or 'nothing'}")
+    with open(path, "rb") as handle:
+        for line in decode_lines(handle, str(path)):
+            if line or keep_blank:
+                yield line
+
+
+def split_words(line: str) -> list[str]:
+    """Cut punctuation off: ``"No, good-night--sir!"`` is ``No`` ``,`` ``good-night`` ``--`` ``sir`` ``!``."""
+    return [match.group() for match in _WORD.finditer(line)]
+
+
+def ranking(names: Iterable[str], seed: int) -> list[str]:
+    """Shuffle ``names`` by the SHA-256 of seed and name: the same everywhere, and stable when others are added."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
+
+
+def deal(count: int, percent: Sequence[float], block: int, seed: int) -> dict[str, set[int]]:
+    """Deal ``count`` lines to valid and test in whole blocks of ``block`` lines; train has the rest.
+
+    Args:
+        count: number of lines.
+        percent: shares of train, valid and test; they sum to 100.
+        block: consecutive lines that stay together, so that they keep their context.
+        seed: of the draw.
+
+    Returns:
+        Split -> indices of its blocks, for valid and test. Block b holds the lines b * block to (b + 1) * block - 1.
+
+    Raises:
+        ValueError: shares that do not sum to 100, or a split that would be empty.
+    """
+    if len(percent) != 3 or min(percent) < 0 or abs(sum(percent) - 100) > 1e-6:
+        raise ValueError(f"--split {','.join(f'{p:g}' for p in percent)}: give three shares that sum to 100")
+    if block < 1:
+        raise ValueError(f"--block-lines {block}: at least 1")
+    blocks = -(-count // block)
+    sizes = [round(blocks * share / 100) for share in percent[1:]]
+    for split, size in zip(SPLITS, [blocks - sum(sizes), *sizes], strict=True):
+        if size < 1:
+            raise ValueError(
+                f"{count:,} lines in {blocks:,} blocks of {block}: the {split} split would be empty; "
+                f"use more text, other shares (--split) or smaller blocks (--block-lines)"
+            )
+    order = [int(name) for name in ranking(map(str, range(blocks)), seed)]
+    return {"valid": set(order[: sizes[0]]), "test": set(order[sizes[0] : sum(sizes)])}

@@ -1,0 +1,102 @@
+"""What the command lines in preprocessing/ have in common."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from .binarize import Corpus, build, check
+from .lines import SPLITS
+from .tokenizers import DEFAULT_VOCAB_SIZE, KINDS
+
+
+def cpu_count() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def add_arguments(parser: argparse.ArgumentParser, tokenizer: str) -> None:
+    """Add the options of output and tokenisation; ``tokenizer`` is the default kind."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--out", required=True, metavar="FOLDER", help="data folder for fairseq to make")
+    group.add_argument("--overwrite", action="store_true", help="replace FOLDER when it was made by these scripts")
+    group = parser.add_argument_group("tokenisation")
+    group.add_argument("--tokenizer", choices=KINDS, default=tokenizer, help="kind of symbols (default: %(default)s)")
+    group.add_argument(
+        "--vocab-size",
+        type=int,
+        metavar="N",
+        help=f"sentencepiece: pieces (default {DEFAULT_VOCAB_SIZE['sentencepiece']}); fastbpe: symbols "
+        f"(default {DEFAULT_VOCAB_SIZE['fastbpe']}); words: the N most frequent, fairseq's four symbols counted "
+        "(default all); not for characters",
+    )
+    group.add_argument(
+        "--character-coverage",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="share of all characters that sentencepiece can write; 0.9995 suits Chinese or Japanese (default 1)",
+    )
+    group.add_argument(
+        "--workers",
+        type=int,
+        default=cpu_count(),
+        metavar="N",
+        help="processes of fairseq-preprocess; the result is the same for any (default: one a processor, %(default)s)",
+    )
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line and check what can be checked before any work.
+
+    Raises:
+        ValueError, FileExistsError, ImportError: as :func:`fairseq_transnorm.data.binarize.build` does.
+    """
+    args = parser.parse_args()
+    if not 0 < args.character_coverage <= 1:
+        raise ValueError(f"--character-coverage {args.character_coverage:g}: above 0, at most 1")
+    check(args.out, args.tokenizer, args.vocab_size, args.workers, args.overwrite)
+    return args
+
+
+def build_from(args: argparse.Namespace, corpus: Corpus) -> dict[str, Any]:
+    """Build the corpus as the options of :func:`add_arguments` say, and print what was made."""
+    note = build(
+        corpus,
+        args.out,
+        args.tokenizer,
+        vocab_size=args.vocab_size,
+        coverage=args.character_coverage,
+        workers=args.workers,
+        overwrite=args.overwrite,
+        say=say,
+    )
+    columns = ("lines", "words", "characters", "tokens", "unknown")
+    print(f"{'':6}" + "".join(f"{name:>13}" for name in columns))
+    for split in SPLITS:
+        print(f"{split:6}" + "".join(f"{note['splits'][split][name]:>13,}" for name in columns))
+    print(f"{args.out}: {note['kind']}, {note['vocab_size']:,} symbols; flags: {' '.join(note['bpe_args'])}")
+    return note
+
+
+def say(text: str) -> None:
+    """Tell a person what happens; results go to standard output instead."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def run(main: Callable[[], None]) -> int:
+    """Call ``main`` and turn what a user can mend into one line and an exit code; our own mistakes show in full."""
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    try:
+        main()
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        say(f"{os.path.basename(sys.argv[0])}: error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; nothing half-made was left")
+        return 130
+    return 0

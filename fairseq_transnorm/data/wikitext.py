@@ -1,0 +1,142 @@
+"""WikiText-2 and WikiText-103 (Merity et al. 2016, arXiv 1609.07843), tokenised word level."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .binarize import Corpus
+from .fetch import cache_dir, download
+from .lines import SPLITS, decode_lines, read_lines
+
+
+@dataclass(frozen=True)
+class Edition:
+    """An official archive: addresses that hold the same bytes, their checksum, (lines, tokens with </s>) by split."""
+
+    urls: tuple[str, ...]
+    sha256: str
+    counts: dict[str, tuple[int, int]]
+    symbols: int | None = None
+
+
+_HELD_OUT = {"valid": (3760, 217_646), "test": (4358, 245_569)}
+
+
+def _urls(name: str) -> tuple[str, ...]:
+    # The author's own copy; the first address of all, which refuses since 2024, in case it comes back.
+    return (
+        f"https://wikitext.smerity.com/{name}-v1.zip",
+        f"https://s3.amazonaws.com/research.metamind.io/wikitext/{name}-v1.zip",
+    )
+
+
+EDITIONS = {
+    "wikitext-103": Edition(
+        _urls("wikitext-103"),
+        "242ba0f20b329cfdf1ccc61e9e9e5b59becf189db7f7a81cd2a0e2fc31539590",
+        {"train": (1_801_350, 103_227_021), **_HELD_OUT},
+        267_744,
+    ),
+    "wikitext-2": Edition(
+        _urls("wikitext-2"),
+        "92675f1d63015c1c8b51f1656a52d5bdbc33aafa60cc47a218a66e7ee817488c",
+        {"train": (36_718, 2_088_628), **_HELD_OUT},
+    ),
+}
+
+
+def fetch(name: str, url: str | None = None, sha256: str | None = None) -> Path:
+    """The archive of an edition, from the cache folder or the network.
+
+    Args:
+        name: key of EDITIONS.
+        url: instead of the known addresses.
+        sha256: instead of the official checksum; ``"none"`` for no check.
+
+    Raises:
+        FetchError: it cannot be had.
+    """
+    edition = EDITIONS[name]
+    expected = None if sha256 == "none" else sha256 or edition.sha256
+    file = f"{name}-v1.zip"
+    if expected != edition.sha256:  # another file must not pass for the official one later
+        file = f"{hashlib.sha256(f'{url} {expected}'.encode()).hexdigest()[:12]}-{file}"
+    return download(url or edition.urls, cache_dir() / file, sha256=expected)
+
+
+def corpus(name: str, source: Path, warn: Callable[[str], None]) -> Corpus:
+    """The three splits of an archive, or of a folder with ``wiki.{train,valid,test}.tokens``.
+
+    Empty lines stay: each is an end-of-sentence symbol in the published counts.
+
+    Args:
+        name: key of EDITIONS.
+        source: zip file or folder.
+        warn: gets a line of text when the counts are not the official ones.
+
+    Raises:
+        FileNotFoundError: a split is missing.
+        ValueError: a broken archive.
+    """
+    if source.is_dir():
+        reader = _folder_reader(source)
+    elif source.is_file():
+        reader = _zip_reader(source)
+    else:
+        raise FileNotFoundError(f"no file or folder {source}")
+
+    def check(note: dict[str, Any]) -> None:
+        note["official"] = not (differences := compare(name, note))
+        if differences:
+            warn(f"warning: this is not the official {name}: {'; '.join(differences)}")
+
+    return Corpus(name, reader, pre_split=True, keep_text=False, check=check)
+
+
+def compare(name: str, note: dict[str, Any]) -> list[str]:
+    """Where the counts of a data folder differ from the published ones, in words."""
+    edition, found = EDITIONS[name], []
+    for split, (lines, tokens) in edition.counts.items():
+        facts = note["splits"][split]
+        if facts["lines"] != lines:
+            found.append(f"{split} has {facts['lines']:,} lines instead of {lines:,}")
+        elif facts["words"] + lines != tokens:
+            found.append(f"{split} has {facts['words'] + lines:,} tokens with </s> instead of {tokens:,}")
+    if note["kind"] == "words" and edition.symbols not in (None, note["vocab_size"]) and not found:
+        found.append(f"the dictionary has {note['vocab_size']:,} symbols instead of {edition.symbols:,}")
+    return found
+
+
+def _folder_reader(folder: Path) -> Callable[[str], Iterator[str]]:
+    paths = {split: folder / f"wiki.{split}.tokens" for split in SPLITS}
+    if missing := [path.name for path in paths.values() if not path.is_file()]:
+        there = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
+        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}; it has: {there}")
+    return lambda split: read_lines(paths[split], keep_blank=True)
+
+
+def _zip_reader(path: Path) -> Callable[[str], Iterator[str]]:
+    broken = f"{path} is not a whole zip archive; remove it and fetch it again"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {PurePosixPath(name).name: name for name in archive.namelist()}
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{broken} ({error})") from None
+    if missing := [name for split in SPLITS if (name := f"wiki.{split}.tokens") not in names]:
+        raise FileNotFoundError(f"{path} lacks {', '.join(missing)}; it has: {', '.join(sorted(names))}")
+
+    def read(split: str) -> Iterator[str]:
+        member = names[f"wiki.{split}.tokens"]
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(member) as handle:
+                yield from decode_lines(handle, f"{path}:{member}")
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ValueError(f"{broken} ({error})") from None
+
+    return read

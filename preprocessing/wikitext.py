@@ -1,0 +1,41 @@
+"""WikiText-103 or WikiText-2, word level, as a data folder for fairseq.
+
+The archive (181 MB or 4 MB) is downloaded into the cache folder, checked and unpacked on the fly; a download that was
+cut off goes on where it stopped. Empty lines are kept: each is one </s>, as in the published counts.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from fairseq_transnorm.data import options, wikitext
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--name", choices=sorted(wikitext.EDITIONS), default="wikitext-103", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--source", type=Path, metavar="PATH", help="folder with wiki.{train,valid,test}.tokens, or the zip archive"
+    )
+    parser.add_argument("--url", help="another address of the archive")
+    parser.add_argument(
+        "--sha256", metavar="HEX", help="checksum of what is at --url when it is another file, or 'none'"
+    )
+    options.add_arguments(parser, tokenizer="words")
+    args = options.parse(parser)
+    if args.source and (args.url or args.sha256):
+        parser.error("--source does not go with --url or --sha256")
+    source = args.source
+    if source is None:
+        options.say(f"fetching {args.name}")
+        try:
+            source = wikitext.fetch(args.name, args.url, args.sha256)
+        except OSError as error:
+            raise OSError(f"{error}. Without a network: --source FOLDER or the zip file") from None
+    options.build_from(args, wikitext.corpus(args.name, source, options.say))
+
+
+if __name__ == "__main__":
+    sys.exit(options.run(main))
