@@ -13,6 +13,7 @@ LEVELS = {
     "modules": 0,
     "theory": 0,
     "registry": 1,
+    "checkpointing": 1,
     "models": 1,
     "tasks": 1,
     "criterions": 1,
