@@ -1,0 +1,67 @@
+"""Checkpoint files that survive a kill, and a clear word about one that did not.
+
+Two functions of fairseq 0.12.3 are replaced when the package is imported, since no option or hook reaches them:
+
+* ``PathManager.copy``. fairseq writes a checkpoint under a temporary name and renames it, but then copies it over
+  ``checkpoint_best.pt`` and ``checkpoint_last.pt`` in place. A process killed during that copy leaves a truncated
+  ``checkpoint_last.pt``, from which the run cannot resume. Here the copy gets a temporary name too.
+* ``load_checkpoint_to_cpu``. For a truncated file torch says ``[Errno 22] Invalid argument`` and no name.
+
+Checkpoints written with ``--write-checkpoints-asynchronously`` stay as fairseq writes them: not protected.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from fairseq import checkpoint_utils
+from fairseq.file_io import PathManager
+
+_fairseq_copy = PathManager.copy
+_fairseq_load = checkpoint_utils.load_checkpoint_to_cpu
+
+
+def copy_atomically(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+    """Copy a file so that ``dst_path`` is at any moment either the old file or the whole new one.
+
+    Paths that are not local, and copies that must not overwrite, are left to fairseq.
+    """
+    if not overwrite or not PathManager.supports_rename(dst_path):
+        return bool(_fairseq_copy(src_path, dst_path, overwrite=overwrite))
+    temporary = f"{dst_path}.tmp"  # fairseq's own name for a checkpoint in writing
+    shutil.copyfile(src_path, temporary)
+    os.replace(temporary, dst_path)
+    return True
+
+
+@wraps(_fairseq_load)
+def load_checkpoint_to_cpu(path: str, *args: Any, **kwargs: Any) -> Any:
+    """Load a checkpoint as fairseq does.
+
+    Raises:
+        ValueError: the file is truncated or no checkpoint; the message names it and those beside it.
+    """
+    try:
+        return _fairseq_load(path, *args, **kwargs)
+    except Exception as error:
+        # torch writes zip archives, whose list of contents stands at the end: a cut file has none.
+        if not os.path.isfile(path) or zipfile.is_zipfile(path):
+            raise
+        raise ValueError(_truncated(Path(path))) from error
+
+
+def _truncated(path: Path) -> str:
+    others = sorted(p.name for p in path.parent.glob("*.pt") if p != path and zipfile.is_zipfile(p))
+    advice = f"whole ones beside it: {', '.join(others)}" if others else "there is no other one beside it"
+    return f"{path} ({path.stat().st_size:,} bytes) is truncated or no checkpoint; {advice}"
+
+
+def protect() -> None:
+    """Replace the two functions of fairseq; a second call changes nothing."""
+    PathManager.copy = staticmethod(copy_atomically)
+    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
