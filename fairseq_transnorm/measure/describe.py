@@ -1,0 +1,53 @@
+"""``python -m fairseq_transnorm.measure.describe CHECKPOINT [DATA]``: say what a checkpoint is."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from .checkpoints import Run, load_run
+from .commands import run_command
+
+PROG = "describe"
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """Return the facts of a language model's run that decide how it can be used.
+
+    ``tokens_per_sample`` is the length of the training sequences, ``max_positions`` the longest sequence that the model
+    takes as it is, ``learned_positions`` whether that limit is in its parameters; else it can be raised.
+    """
+    positions = [parameter for name, parameter in run.model.named_parameters() if "embed_positions" in name]
+    return {
+        "arch": run.cfg.model._name,
+        "task": run.cfg.task._name,
+        "updates": run.updates,
+        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+        "symbols": len(run.task.target_dictionary),
+        "tokens_per_sample": run.cfg.task.tokens_per_sample,
+        "max_positions": run.model.max_positions(),
+        "learned_positions": bool(positions),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the facts, or only the values asked for; see ``--help``."""
+    parser = argparse.ArgumentParser(prog=PROG, description="Load a language model's checkpoint and say what it is.")
+    parser.add_argument("checkpoint")
+    parser.add_argument("data", nargs="?", help="data folder that it is to be used with; default that of its training")
+    parser.add_argument("--only", metavar="NAME,...", help="print these values and no names, one a line")
+    options = parser.parse_args(argv)
+    facts = describe(load_run(options.checkpoint, options.data))
+    if options.only is None:
+        print("\n".join(f"{name}: {value}" for name, value in facts.items()))
+        return
+    names = options.only.split(",")
+    if unknown := sorted(set(names) - set(facts)):
+        parser.error(f"--only {unknown[0]}: known are {', '.join(facts)}")
+    print("\n".join(str(facts[name]) for name in names))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(PROG, main))
