@@ -1,0 +1,253 @@
+# shellcheck shell=bash
+# What the training and evaluation scripts share.  Source this file.
+#
+#   find_environment          put fairseq's commands first in PATH, set USER_DIR
+#   check_data DATA SPLIT...  refuse a data folder that lacks a dictionary or a split
+#   plan_workers "$@"         count the processes of all nodes -> world_size, worker_flags, worker_ranks
+#   plan_batch N "$@"         flags that make N sequences per update -> batch_flags
+#   run SAVE_DIR fairseq-train DATA FLAGS...   train into SAVE_DIR
+#
+# "$@" are the user's flags for fairseq-train; they are put last and win.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+die() {
+    printf 'error: %s\n' "$1" >&2
+    shift
+    (($# == 0)) || printf '       %s\n' "$@" >&2
+    exit 1
+}
+
+# The comment at the top of the calling script.
+usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }
+
+# flag NAME DEFAULT ARGS...: what the last --NAME VALUE or --NAME=VALUE among ARGS says.
+flag() {
+    local name=$1 value=$2
+    shift 2
+    while (($#)); do
+        case $1 in
+            "$name") value=${2-} ;;
+            "$name="*) value=${1#*=} ;;
+        esac
+        shift
+    done
+    printf '%s' "$value"
+}
+
+# has NAME ARGS...: is NAME, or NAME=..., among ARGS?
+has() {
+    local name=$1 arg
+    shift
+    for arg; do [[ $arg == "$name" || $arg == "$name="* ]] && return 0; done
+    return 1
+}
+
+check_number() { [[ $2 =~ ^[1-9][0-9]*$ ]] || die "$1 is '$2', not a whole number of at least 1"; }
+
+# An activated environment, else .venv of the repository, else whatever PATH has.
+find_environment() {
+    local bin
+    for bin in ${VIRTUAL_ENV:+"$VIRTUAL_ENV/bin"} ${CONDA_PREFIX:+"$CONDA_PREFIX/bin"} "$ROOT/.venv/bin"; do
+        if [[ -x $bin/fairseq-train ]]; then
+            PATH=$bin:$PATH
+            break
+        fi
+    done
+    command -v fairseq-train >/dev/null || die "no fairseq-train: not in an activated environment, $ROOT/.venv or PATH." \
+        "bash $ROOT/scripts/demo.sh makes .venv; pip install $ROOT installs into your own environment."
+    # Looked up without importing it, and without regard to the folder we are in.
+    USER_DIR=$(python -P -c 'if 1:
+        from importlib.util import find_spec
+        spec = find_spec("fairseq_transnorm")
+        print(spec.submodule_search_locations[0] if spec else "")') || die "python of the environment does not run"
+    if [[ -z $USER_DIR ]]; then # not installed: the repository as it is
+        USER_DIR=$ROOT/fairseq_transnorm
+        export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
+    fi
+}
+
+# check_data DATA SPLIT...; DATA may be several folders with ':' between, as fairseq takes them.
+check_data() {
+    local data=$1 folder folders split
+    shift
+    IFS=: read -ra folders <<<"$data"
+    for folder in "${folders[@]}"; do
+        [[ -d $folder ]] || die "no data folder $folder" "preprocessing/ has scripts that make one"
+    done
+    folder=${data%%:*}
+    for split in dict.txt "${@/%/.idx}"; do
+        [[ -s $folder/$split ]] || die "data folder $folder lacks $split; it has: $(ls -m "$folder")" \
+            "It should be what fairseq-preprocess or a script in preprocessing/ wrote."
+    done
+    for split; do
+        [[ -s $folder/$split.bin ]] || die "the split $split in $folder has no text ($split.bin is missing or empty)"
+    done
+}
+
+free_port() { python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+
+# plan_workers FLAGS...: what fairseq must be told so that it runs on all that there is. Sets
+#   world_size     processes of all nodes together
+#   worker_flags   flags for each of them
+#   worker_ranks   ranks to start here one by one; empty: fairseq starts its own, or something else started us
+#   main_process   1 in the process that keeps the log, else 0
+# Read: NPROC (processes on a CPU), GPUS (of this node; default: counted), and what torchrun and SLURM set.
+#
+# Left alone, fairseq takes the GPUs of one node for all there is: with one GPU on each of several nodes it would train
+# a model on each. Hence it is told the world size; how the processes find each other stays its own business.
+plan_workers() {
+    local gpus=0 nodes=${SLURM_NNODES:-1} tasks=${SLURM_NTASKS:-1} rank
+    world_size=1 worker_flags=() worker_ranks=() main_process=1
+    local cpu_flags=(--cpu --distributed-no-spawn --distributed-backend gloo --ddp-backend legacy_ddp)
+    if ! has --cpu "$@"; then
+        gpus=${GPUS-}
+        [[ -n $gpus ]] || gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+    fi
+    if has --distributed-init-method "$@"; then # in the user's own hands
+        world_size=$(flag --distributed-world-size $((gpus > 0 ? gpus : 1)) "$@")
+        (($(flag --distributed-rank 0 "$@") == 0)) || main_process=0
+    elif [[ -n ${WORLD_SIZE-} && -n ${RANK-} && -n ${MASTER_ADDR-} && -n ${MASTER_PORT-} ]]; then # torchrun
+        world_size=$WORLD_SIZE
+        ((RANK == 0)) || main_process=0
+        worker_flags=(--distributed-world-size "$world_size")
+        ((gpus > 0)) || worker_flags+=("${cpu_flags[@]}" --distributed-init-method env:// --distributed-rank "$RANK")
+    elif [[ -n ${SLURM_STEP_ID-} ]] && ((nodes > 1 || tasks > 1)); then # srun
+        ((tasks >= nodes)) || tasks=$nodes
+        ((gpus > 0)) || die "srun of $tasks tasks without GPUs: fairseq cannot do that; start torchrun on each node"
+        if ((tasks != nodes && tasks != nodes * gpus)); then
+            die "srun starts $tasks tasks on $nodes nodes, and each of them sees $gpus GPUs." \
+                "Use one task a node (--ntasks-per-node 1), or one a GPU of which each sees all GPUs of its node" \
+                "(--gpus-per-node, not --gpus-per-task)."
+        fi
+        world_size=$((nodes * gpus))
+        ((${SLURM_PROCID:-0} == 0)) || main_process=0
+        worker_flags=(--distributed-world-size "$world_size" --distributed-port $((10000 + SLURM_JOB_ID % 50000)))
+        export SLURM_NTASKS=$tasks # fairseq counts on it
+    elif ((nodes > 1)); then
+        die "this SLURM job has $nodes nodes, but only this one runs the script" "start it with srun"
+    elif ((gpus > 0)); then
+        [[ ${NPROC:-1} == 1 ]] || die "NPROC=$NPROC is for CPUs; on GPUs fairseq starts one process each." \
+            "Choose GPUs with CUDA_VISIBLE_DEVICES, or add --cpu."
+        world_size=$(flag --distributed-world-size "$gpus" "$@")
+        unset SLURM_JOB_NODELIST SLURM_STEP_NODELIST # one node: fairseq need not look for others
+    else
+        world_size=${NPROC:-1}
+        check_number NPROC "$world_size"
+        worker_flags=(--cpu --distributed-world-size "$world_size")
+        if ((world_size > 1)); then
+            worker_flags+=("${cpu_flags[@]:1}" --distributed-init-method "tcp://127.0.0.1:$(free_port)")
+            for ((rank = 0; rank < world_size; rank++)); do worker_ranks+=("$rank"); done
+            export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((($(nproc) + world_size - 1) / world_size))}
+        fi
+    fi
+    check_number "the number of processes" "$world_size"
+}
+
+# plan_batch SEQUENCES FLAGS...: BATCH_SIZE (8) or --batch-size sequences a process; --update-freq makes up the rest.
+# Sets batch_flags. Call plan_workers first.
+plan_batch() {
+    local sequences=$1 batch tokens room freq size fits=()
+    shift
+    batch=$(flag --batch-size "$(flag --max-sentences "${BATCH_SIZE-}" "$@")" "$@")
+    tokens=$(flag --tokens-per-sample 512 "$@")
+    room=$(flag --max-tokens "" "$@")
+    freq=$(flag --update-freq "" "$@")
+    check_number SEQUENCES "$sequences"
+    check_number --tokens-per-sample "$tokens"
+    if [[ -n $room ]]; then # fairseq keeps both limits
+        check_number --max-tokens "$room"
+        ((room >= tokens)) || die "--max-tokens $room has no room for a sequence of --tokens-per-sample $tokens"
+        batch=${batch:-$((room / tokens))}
+        check_number "the batch size" "$batch"
+        ((batch * tokens <= room)) || batch=$((room / tokens))
+    fi
+    batch=${batch:-8}
+    check_number "the batch size" "$batch"
+    if [[ -z $freq ]]; then
+        for ((size = 1; size * world_size <= sequences; size++)); do
+            ((sequences % (size * world_size))) || fits+=("$size")
+        done
+        ((${#fits[@]})) || die "$sequences sequences per update cannot be shared by $world_size processes equally." \
+            "Use a number of processes that divides $sequences, or ask for another batch: SEQUENCES=..., --update-freq N."
+        ((sequences % (batch * world_size) == 0)) ||
+            die "$sequences sequences per update cannot be made of $batch a process and $world_size processes." \
+                "BATCH_SIZE (or --batch-size) may be: ${fits[*]}. For another batch: SEQUENCES=..., --update-freq N."
+        freq=$((sequences / (batch * world_size)))
+    fi
+    # shellcheck disable=SC2034  # for the script that sources this
+    batch_flags=(--batch-size "$batch" --update-freq "$freq" --required-batch-size-multiple 1)
+    if ((main_process)) && [[ $freq =~ ^[0-9]+$ ]]; then # else a list, one number an epoch
+        sequences=$((batch * world_size * freq))
+        printf 'Batch: %d sequences x %d tokens = %d tokens per update' \
+            "$sequences" "$tokens" $((sequences * tokens)) >&2
+        printf ' (%d sequences in each of %d processes, %d times)\n' "$batch" "$world_size" "$freq" >&2
+    fi
+}
+
+# What led to the checkpoints, for the reader of later: one block a start.
+_log_command() {
+    local commit=none
+    if command -v git >/dev/null && commit=$(git -C "$ROOT" rev-parse --short=12 HEAD 2>/dev/null); then
+        git -C "$ROOT" diff --quiet HEAD 2>/dev/null || commit+=" with changes"
+    else
+        commit="none (no git repository)"
+    fi
+    printf '# %s  commit %s\n# %s\n%s\n' "$(date -u '+%Y-%m-%d %H:%M:%S UTC')" "$commit" "$(
+        python -c 'if 1:
+            import platform
+            from importlib.metadata import PackageNotFoundError, version
+            found = ["python " + platform.python_version()]
+            for name in ("fairseq_transnorm", "ve-fairseq", "fairseq", "torch", "numpy"):
+                try:
+                    found.append(name + " " + version(name))
+                except PackageNotFoundError:
+                    pass
+            print(", ".join(found))'
+    )" "$(printf '%q ' "$@")" >>"$log_dir/command.log"
+}
+
+_stop_all() {
+    kill "${pids[@]}" 2>/dev/null || true
+    wait || true
+}
+
+# run SAVE_DIR COMMAND ARGS...: train; the user's --save-dir wins over SAVE_DIR.
+#   DRY_RUN=1  only print what would be run
+run() {
+    local log_dir ranked=() pids=() rank rc=0 stamp
+    log_dir=$(flag --save-dir "$1" "${@:2}")
+    local command=("$2" --user-dir "$USER_DIR" --save-dir "$log_dir" --log-format json --log-file "$log_dir/train.log"
+        ${worker_flags[@]+"${worker_flags[@]}"} "${@:3}")
+    # One start each; an empty rank is left to fairseq.
+    ranked=("${worker_ranks[@]-}")
+    if [[ ${DRY_RUN:-0} == 1 ]]; then
+        for rank in "${ranked[@]}"; do
+            printf '%q ' "${command[@]}" ${rank:+--distributed-rank "$rank"}
+            printf '\n'
+        done
+        return 0
+    fi
+    mkdir -p "$log_dir"
+    ((${main_process:-1} == 0)) || _log_command "${command[@]}"
+    stamp=$(mktemp)
+    # They run in the background, so that this script can pass a signal on to them.
+    trap '_stop_all; exit 130' INT
+    trap '_stop_all; exit 143' TERM
+    for rank in "${ranked[@]}"; do
+        "${command[@]}" ${rank:+--distributed-rank "$rank"} &
+        pids+=($!)
+    done
+    for rank in "${ranked[@]}"; do
+        wait -n || { rc=$? && _stop_all && break; } # the others would wait for the one that is gone
+    done
+    trap - INT TERM
+    local fresh
+    fresh=$(find "$log_dir" -maxdepth 1 -name '*.pt' -newer "$stamp" -print -quit)
+    rm -f "$stamp"
+    ((rc == 0)) || die "$2 ended with status $rc; the reason stands above, the command in $log_dir/command.log"
+    if ((${main_process:-1})) && [[ -z $fresh ]] && ! has --no-save "$@"; then
+        die "$2 ended without an error, but there is no new checkpoint in $log_dir" \
+            "With --distributed-init-method and no GPU, fairseq starts no process at all."
+    fi
+}

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Train an autoregressive TransNormer with the paper's recipe for WikiText-103.
+#
+#   scripts/train_alm.sh DATA_BIN [fairseq-train flags]
+#
+# DATA_BIN is a folder made by a script in preprocessing/, or by fairseq-preprocess --only-source. Your flags come last
+# and win. Called again, it goes on from SAVE_DIR/checkpoint_last.pt.
+#
+#   SAVE_DIR=checkpoints/alm  where checkpoints, train.log (JSON) and command.log go
+#   ARCH=transnormer_t2       or transnormer_t1, or any --arch
+#   SEQUENCES=128             sequences per update, whatever the number of processes
+#   BATCH_SIZE=8              sequences a process holds at once; less needs less memory and gives the same numbers
+#   NPROC=1                   processes on a machine without GPU
+#   DRY_RUN=1                 only print the command
+#
+# One GPU or all GPUs of a machine:  scripts/train_alm.sh DATA_BIN         (CUDA_VISIBLE_DEVICES chooses)
+# Several machines, on each:         torchrun --nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:29500 --no-python \
+#                                        scripts/train_alm.sh DATA_BIN
+# SLURM:                             srun --nodes 2 --ntasks-per-node 1 --gpus-per-node 8 scripts/train_alm.sh DATA_BIN
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/_run.sh"
+
+case ${1:---help} in
+    -h | --help) usage && exit ;;
+    -*) die "the data folder comes first: $0 DATA_BIN [fairseq-train flags]" ;;
+esac
+data=$1
+shift
+save_dir=$(flag --save-dir "${SAVE_DIR:-checkpoints/alm}" "$@")
+max_update=$(flag --max-update 100000 "$@")
+
+check_data "$data" train valid
+find_environment
+plan_workers "$@"
+plan_batch "${SEQUENCES:-128}" "$@"
+
+last=$save_dir/checkpoint_last.pt
+if [[ -e $last && ${DRY_RUN:-0} != 1 ]] && ((main_process)) && ! has --restore-file "$@"; then
+    updates=$(python -m fairseq_transnorm.measure.describe "$last" "$data" --only updates) ||
+        die "cannot go on from $last" "remove it to start from the beginning, or give another SAVE_DIR"
+    if ((updates >= max_update)); then # fairseq would do one more update
+        echo "Nothing to do: $last has $updates updates already, --max-update is $max_update." >&2
+        exit
+    fi
+    echo "Going on from $last after $updates updates." >&2
+fi
+
+run "$save_dir" fairseq-train "$data" \
+    --task language_modeling --tokens-per-sample 512 --sample-break-mode none \
+    --arch "${ARCH:-transnormer_t2}" --dropout 0.1 --criterion cross_entropy \
+    --optimizer adam --adam-betas "(0.9, 0.98)" --weight-decay 0.01 --clip-norm 0.0 \
+    --lr 5e-4 --lr-scheduler inverse_sqrt --warmup-updates 8000 --warmup-init-lr 1e-07 \
+    --max-update 100000 --seed 1 \
+    --no-epoch-checkpoints --save-interval-updates 1000 --keep-interval-updates 1 \
+    "${batch_flags[@]}" "$@"
