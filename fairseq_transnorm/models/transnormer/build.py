@@ -47,7 +47,7 @@ def check_options(cfg: Any) -> None:
     """Refuse option values that no model can be built from, naming the option.
 
     Raises:
-        ValueError: a size below 1, a share outside [0, 1), or heads that do not divide the width.
+        ValueError: a size below 1, a share outside [0, 1), heads that do not divide the width, or too few positions.
     """
     sizes = ["embed_dim", "layers", "attention_heads", "ffn_embed_dim"]
     for name in [f"decoder_{size}" for size in sizes] + ["block_size", "chunk_length"]:
@@ -61,6 +61,12 @@ def check_options(cfg: Any) -> None:
         if heads is not None and (heads < 1 or dim % heads):
             near = [n for n in range(1, dim + 1) if dim % n == 0 and n <= 4 * max(heads, 1)]
             raise ValueError(f"{_flag(name)} {heads} does not divide --decoder-embed-dim {dim}; use one of {near}")
+    if cfg.max_target_positions is not None and cfg.max_target_positions < cfg.tokens_per_sample:
+        # fairseq would leave out the longer sequences, that is, all but the last
+        raise ValueError(
+            f"--max-target-positions {cfg.max_target_positions} is too few for --tokens-per-sample "
+            f"{cfg.tokens_per_sample}; leave it out, or make it at least as large"
+        )
     if cfg.ffn == "glu" and int(cfg.glu_mult * cfg.decoder_embed_dim) < 1:
         raise ValueError(f"--glu-mult {cfg.glu_mult} leaves no channel of --decoder-embed-dim {cfg.decoder_embed_dim}")
 

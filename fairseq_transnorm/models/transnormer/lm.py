@@ -188,6 +188,19 @@ class TransNormerDecoder(FairseqIncrementalDecoder):
         self.set_incremental_state(incremental_state, "layers", {"position": first + new.shape[1], "layers": states})
         return x, hiddens
 
+    def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
+        """Check a checkpoint's embedding before it is loaded.
+
+        Raises:
+            RuntimeError: it belongs to another dictionary.
+        """
+        trained = state_dict.get(f"{name}.embed_tokens.weight")
+        if trained is not None and len(trained) != self.embed_tokens.num_embeddings:
+            raise RuntimeError(
+                f"transnormer_lm: dictionary mismatch: the checkpoint was trained with {len(trained)} symbols, "
+                f"dict.txt of the data folder has {self.embed_tokens.num_embeddings}; use the data of its training"
+            )
+
     def reorder_incremental_state(self, incremental_state: dict[str, Any], new_order: Tensor) -> None:
         """Put the rows of every layer's state into ``new_order``, as beam search asks."""
         state: dict[str, Any] | None = self.get_incremental_state(incremental_state, "layers")
