@@ -85,7 +85,8 @@ def index_urls() -> list[str]:
     if settings.get("no-index", "0").lower() in ("1", "true", "yes", "on"):
         return []
     main = settings.get("index-url") or os.environ.get("PIP_INDEX_URL") or "https://pypi.org/simple"
-    return [url.rstrip("/") for url in [*main.split(), *settings.get("extra-index-url", "").split()]]
+    further = settings.get("extra-index-url", "").replace("\\n", " ")  # so pip shows a list of several lines
+    return [url.rstrip("/") for url in f"{main} {further}".split()]
 
 
 def _link(index: str, package: str, filename: str) -> str:

