@@ -19,11 +19,11 @@ stage() {
     summary+=("$(printf '%-8s %-7s %4d s' "$name" "$verdict" $((SECONDS - started)))")
 }
 
-mapfile -t shell_files < <(find scripts -name '*.sh' | sort)
+shopt -s nullglob
 stage format ruff format --check .
 stage lint ruff check .
 stage types mypy
-stage shell shellcheck --external-sources --source-path=SCRIPTDIR "${shell_files[@]}" .ci/run
+stage shell shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh scripts/*/*.sh .ci/run
 stage tests python -m pytest -n "${PYTEST_WORKERS:-2}" --durations=8 --durations-min=5 "$@"
 
 printf '\n== summary\n'
