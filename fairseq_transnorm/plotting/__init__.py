@@ -1,0 +1,32 @@
+"""Drawings of tables of numbers; nothing here knows a model, torch or fairseq."""
+
+from .axes import count_axis, describe, legend, log_axis, panel_title, shared_legend
+from .command import Labelled, analysis_parser, labelled, run_analysis
+from .figure import figure, panels
+from .styles import BASELINE, LIMIT, line_style, line_styles, ordered_colours, ordered_markers
+from .tables import Table, format_table, load_table, save_table
+
+__all__ = [
+    "BASELINE",
+    "LIMIT",
+    "Labelled",
+    "Table",
+    "analysis_parser",
+    "count_axis",
+    "describe",
+    "figure",
+    "format_table",
+    "labelled",
+    "legend",
+    "line_style",
+    "line_styles",
+    "load_table",
+    "log_axis",
+    "ordered_colours",
+    "ordered_markers",
+    "panel_title",
+    "panels",
+    "run_analysis",
+    "save_table",
+    "shared_legend",
+]

@@ -1,0 +1,103 @@
+"""The command line that all analysis files share: measure or read a table, draw, print."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .tables import format_table, load_table
+
+
+class Labelled(NamedTuple):
+    """A file or folder with the name that it has in figures."""
+
+    label: str
+    path: Path
+
+
+def labelled(text: str) -> Labelled:
+    """Read ``LABEL=PATH``, or ``PATH`` alone, whose label is the folder of a checkpoint or log, or its own name."""
+    label, equals, rest = text.partition("=")
+    if equals and label and rest and not Path(text).exists():
+        return Labelled(label, Path(rest))
+    path = Path(text)
+    generic = path.stem.startswith(("checkpoint", "train")) or path.stem in {"log", "output"}
+    return Labelled(path.absolute().parent.name if generic else path.stem or path.absolute().name, path)
+
+
+def analysis_parser(
+    description: str, out: str, *, inputs: str | None = None, device: bool = False
+) -> argparse.ArgumentParser:
+    """Return a parser with the options that every analysis file has.
+
+    Args:
+        description: what the figure shows; the docstring of the file.
+        out: default of ``--out``.
+        inputs: what the files on the command line are, such as ``checkpoint``; None when there are none.
+        device: whether there is a ``--device``.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if inputs:
+        parser.add_argument(
+            "inputs",
+            nargs="*",
+            type=labelled,
+            metavar=f"[LABEL=]{inputs.upper()}",
+            help=f"{inputs} to measure, with its name in the figure",
+        )
+    parser.add_argument("--table", metavar="JSON", help="measure nothing, draw the table that an earlier run wrote")
+    parser.add_argument(
+        "--out", default=out, metavar="STEM", help="writes STEM.pdf, STEM.png and STEM.json (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything drawn at random (default: %(default)s)")
+    if device:
+        parser.add_argument(
+            "--device", default="cpu", help="where models run: cpu, cuda, cuda:1 (default: %(default)s)"
+        )
+    return parser
+
+
+def run_analysis(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    measure: Callable[[argparse.Namespace], list[dict[str, Any]]],
+    draw: Callable[[Any, str, argparse.Namespace], None],
+    *,
+    columns: Iterable[str],
+    summary: Callable[[Any, argparse.Namespace], list[dict[str, Any]]] | None = None,
+    need_inputs: bool = True,
+) -> int:
+    """Parse, measure or load the table, draw, print a table and what was written; return the exit status.
+
+    A wrong file or value ends in one line on standard error and status 1; wrong options in argparse's status 2.
+
+    Args:
+        parser: of :func:`analysis_parser`, with the file's own options added.
+        argv: command line; None for that of the process.
+        measure: options -> rows.
+        draw: rows, stem and options -> three files; knows no model.
+        columns: what ``draw`` needs of a table that is given with ``--table``.
+        summary: rows and options -> the shorter rows to print; None prints all.
+        need_inputs: whether there must be files on the command line or a ``--table``.
+    """
+    # Some of fairseq's imports set the root logger to DEBUG, and matplotlib then tells of every glyph.
+    logging.getLogger().setLevel(logging.WARNING)
+    options = parser.parse_args(argv)
+    given = getattr(options, "inputs", [])
+    if options.table and given:
+        parser.error("give files to measure or --table, not both")
+    if need_inputs and not options.table and not given:
+        parser.error("nothing to measure: give at least one file, or --table with an earlier table")
+    try:
+        rows = load_table(options.table, columns) if options.table else measure(options)
+        draw(rows, options.out, options)
+    except (OSError, ValueError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 1
+    print(format_table(summary(rows, options) if summary else rows))
+    print(f"wrote {options.out}.pdf, .png and .json")
+    return 0
