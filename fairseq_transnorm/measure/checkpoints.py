@@ -1,0 +1,144 @@
+"""Loading a training run's checkpoint for measuring, with errors that say what is wrong."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import tasks
+from fairseq.checkpoint_utils import load_checkpoint_to_cpu, load_model_ensemble_and_task
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY, BaseFairseqModel
+from fairseq.tasks import TASK_REGISTRY
+
+# Registers the package's models, without which fairseq cannot rebuild them.
+import fairseq_transnorm  # noqa: F401
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model with all that is needed to feed it.
+
+    Attributes:
+        path: the checkpoint file.
+        model: the model in evaluation mode.
+        cfg: fairseq's whole training config.
+        task: the task, with its dictionary and its data folder.
+        updates: optimiser updates at the time of saving.
+    """
+
+    path: Path
+    model: BaseFairseqModel
+    cfg: Any
+    task: Any
+    updates: int
+
+
+def load_run(path: str | Path, data: str | Path | None = None, device: str | torch.device = "cpu") -> Run:
+    """Load a checkpoint with its config and task.
+
+    The file goes through torch's safe loader, so a checkpoint cannot run code.
+
+    Args:
+        path: a ``.pt`` file written by fairseq-train.
+        data: data folder to use instead of the one named in the checkpoint.
+        device: where the model goes.
+
+    Raises:
+        FileNotFoundError: no such checkpoint, data folder or dictionary; the message lists what is there.
+        ValueError: the file is truncated, is no fairseq checkpoint, or does not fit the dictionary of the data; or the
+            device is not there.
+    """
+    path = Path(path)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {str(device)!r} cannot be used here ({_first_line(error)}); try cpu") from error
+    state = _read(path, data)
+    task = _set_up_task(path, state["cfg"].task)
+    updates = int((state.get("optimizer_history") or [{}])[-1].get("num_updates", 0))
+    try:
+        (model,), cfg, task = load_model_ensemble_and_task([str(path)], task=task, state=state)
+    except (RuntimeError, KeyError, AssertionError, AttributeError, TypeError) as error:
+        raise ValueError(_misfit(path, state, task, error)) from error
+    return Run(path, model.eval().to(device), cfg, task, updates)
+
+
+def _read(path: Path, data: str | Path | None) -> dict[str, Any]:
+    if not path.is_file():
+        folder = path if path.is_dir() else path.parent
+        beside = sorted(p.name for p in folder.glob("*.pt"))
+        what = "a folder, not a checkpoint" if path.is_dir() else "not there"
+        raise FileNotFoundError(f"checkpoint {path} is {what}; {folder}/ holds {beside or 'no .pt files'}")
+    try:
+        state = load_checkpoint_to_cpu(str(path), None if data is None else {"data": str(data)})
+    except PermissionError:
+        raise
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+            refused = [line.strip() for line in str(error).splitlines() if "Unsupported" in line]
+            raise ValueError(
+                f"checkpoint {path} holds objects that torch's safe loader refuses ({refused[0][:200]}); "
+                "it was written by an older fairseq, or is not one of fairseq's"
+            ) from error
+        raise ValueError(_broken(path, error)) from error
+    except (RuntimeError, EOFError, KeyError, TypeError, AttributeError, ValueError, IndexError, OSError) as error:
+        raise ValueError(_broken(path, error)) from error
+    if not isinstance(state, dict) or not state.get("model") or not state.get("cfg"):
+        raise ValueError(_broken(path, "it lacks the entries 'model' and 'cfg'"))
+    known = {"model": {*MODEL_REGISTRY, *ARCH_MODEL_REGISTRY}, "task": set(TASK_REGISTRY)}
+    for kind, names in known.items():
+        if (name := state["cfg"][kind]._name) not in names:
+            raise ValueError(f"checkpoint {path} needs the {kind} {name!r}, which nobody registered; import its plugin")
+    return state
+
+
+def _set_up_task(path: Path, config: Any) -> Any:
+    # fairseq takes several folders in one string; the first holds the dictionary.
+    name = getattr(config, "data", None)
+    folder = Path(str(name).split(os.pathsep)[0]) if name else None
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(
+            f"checkpoint {path} was trained on the data folder {folder}, which is not here; "
+            "give the folder with --data (data= in Python)"
+        )
+    try:
+        return tasks.setup_task(config, from_checkpoint=True)
+    except (FileNotFoundError, UnicodeError) as error:
+        there = sorted(p.name for p in folder.iterdir())[:12] if folder else []
+        raise FileNotFoundError(
+            f"data folder {folder} lacks a dictionary that the task {config._name!r} of checkpoint {path} needs "
+            f"({error}); it holds {there or 'nothing'}; give a folder written by fairseq-preprocess with --data"
+        ) from error
+
+
+def _misfit(path: Path, state: dict[str, Any], task: Any, error: Exception) -> str:
+    symbols = len(task.source_dictionary) if getattr(task, "source_dictionary", None) is not None else None
+    rows = [len(t) for name, t in (state.get("model") or {}).items() if name.endswith("embed_tokens.weight")]
+    if symbols is not None and rows and symbols not in rows:
+        data = getattr(state["cfg"].task, "data", None)
+        return (
+            f"dictionary mismatch: checkpoint {path} was trained with {rows[0]} symbols, the dictionary in {data} has "
+            f"{symbols}; give the data folder that it was trained on with --data (data= in Python)"
+        )
+    model = getattr(state["cfg"].model, "_name", None)
+    return (
+        f"checkpoint {path} does not fit the model {model!r} that its own config builds: {error}; "
+        "it was written by another version of the package"
+    )
+
+
+def _broken(path: Path, error: Exception | str) -> str:
+    reason = error if isinstance(error, str) else f"{type(error).__name__}: {_first_line(error)}"
+    return (
+        f"checkpoint {path} ({path.stat().st_size:,} bytes) is truncated or not a fairseq checkpoint ({reason}); "
+        f"copy it again, or take another one: {sorted(p.name for p in path.parent.glob('*.pt') if p != path)}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    # torch's messages go on for a page
+    return (str(error).strip() or "nothing in it").splitlines()[0].split(". ")[0][:200]
