@@ -1,0 +1,1 @@
+"""Closed forms only: bounds and moments to hold measurements against."""
