@@ -1,0 +1,118 @@
+"""Draw validation perplexity and training loss of several runs against updates, tokens or time, from their logs.
+
+Give logs of fairseq-train (--log-format json or simple, with --log-file or from the screen), or save folders with
+such a log in them. Runs with the same label are seeds of one variant: their mean is drawn, with a band from the lowest
+to the highest.
+
+  python analysis/transnormer/learning_curves.py t2=runs/t2/train.log transformer_lm=runs/base/train.log
+  python analysis/transnormer/learning_curves.py t2=runs/seed1 t2=runs/seed2 --x wall
+"""
+
+import argparse
+import statistics
+import sys
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from fairseq_transnorm.measure.logs import curve_rows, read_log
+from fairseq_transnorm.plotting import (
+    analysis_parser,
+    count_axis,
+    describe,
+    legend,
+    line_styles,
+    log_axis,
+    panel_title,
+    panels,
+    run_analysis,
+)
+
+COLUMNS = ("run", "source", "kind", "split", "updates", "tokens", "wall", "loss", "ppl", "gnorm_deviation")
+AXES = {"updates": "updates", "tokens": "training tokens", "wall": "time since the start (s)"}
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = []
+    for label, path in options.inputs:
+        rows += curve_rows(read_log(path), label, str(path), options.split, options.warmup)
+    return rows
+
+
+def draw(rows: list[dict[str, Any]], stem: str, options: argparse.Namespace) -> None:
+    labels = list(dict.fromkeys(row["run"] for row in rows))
+    styles = line_styles(labels)
+    split = next(row["split"] for row in rows if row["kind"] == "validation")
+    with panels(stem, rows, ncols=2, size=(4.6, 3.5), seed=options.seed) as (left, right):
+        for label in labels:
+            mine = [row for row in rows if row["run"] == label]
+            plot(left, [row for row in mine if row["kind"] == "validation"], options.x, "ppl", label, styles[label])
+            plot(right, [row for row in mine if row["kind"] == "training"], options.x, "loss", label, styles[label])
+        panel_title(left, "validation")
+        describe(left, x=AXES[options.x], y="perplexity" if split == "valid" else f"perplexity on {split}")
+        log_axis(left, "y", plain=True)
+        panel_title(right, "training")
+        describe(right, x=AXES[options.x], y="loss (bits per token)")
+        for ax in (left, right):
+            count_axis(ax, "x")
+        legend(left)
+
+
+def plot(ax: Axes, rows: list[dict[str, Any]], x: str, y: str, label: str, style: dict[str, Any]) -> None:
+    """Draw one variant: a line, or for several seeds their mean and a band from the lowest to the highest."""
+    sources = list(dict.fromkeys(row["source"] for row in rows))
+    by_update: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row[y] is not None and row[x] is not None:
+            by_update.setdefault(row["updates"], []).append(row)
+    # a mean over some of the seeds only would jump where one ends
+    points = [(u, group) for u, group in sorted(by_update.items()) if len(group) == len(sources)]
+    xs = [statistics.fmean(row[x] for row in group) for _, group in points]
+    name = label if len(sources) < 2 else f"{label} (mean and range, n={len(sources)})"
+    if len(sources) > 1:
+        low, high = ([pick(row[y] for row in group) for _, group in points] for pick in (min, max))
+        ax.fill_between(xs, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    means = [statistics.fmean(row[y] for row in group) for _, group in points]
+    if y == "loss":  # the training loss is noisy enough without markers
+        style = {**style, "marker": None, "linewidth": 1.3}
+    ax.plot(xs, means, **style, label=name, markevery=max(1, len(xs) // 8))
+
+
+def summary(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One line a run: best and last validation perplexity, where, and how much the gradient norm varies."""
+    lines = []
+    for label, source in dict.fromkeys((row["run"], row["source"]) for row in rows):
+        mine = [row for row in rows if (row["run"], row["source"], row["kind"]) == (label, source, "validation")]
+        last = mine[-1]
+        best = min((row for row in mine if row["ppl"] is not None), key=lambda row: row["ppl"], default=last)
+        lines.append(
+            {
+                "run": label,
+                "log": source,
+                "best ppl": best["ppl"],
+                "at update": best["updates"],
+                "last ppl": last["ppl"],
+                "updates": last["updates"],
+                "tokens": last["tokens"],
+                "wall (s)": last["wall"],
+                "std/mean of gnorm": last["gnorm_deviation"],
+            }
+        )
+    return lines
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = analysis_parser(str(__doc__), "outputs/learning_curves", inputs="log")
+    parser.add_argument("--x", choices=sorted(AXES), default="updates", help="x axis (default: %(default)s)")
+    parser.add_argument("--split", help="validation set to draw (default: the first in the log)")
+    parser.add_argument(
+        "--warmup",
+        type=int,
+        default=0,
+        help="updates left out of the variation of the gradient norm (default: %(default)s)",
+    )
+    return run_analysis(parser, argv, measure, draw, columns=COLUMNS, summary=summary)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
