@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser, tokenizer: str) -> None:
         type=float,
         default=1.0,
         metavar="SHARE",
-        help="share of all characters that sentencepiece can write; 0.9995 suits Chinese or Japanese (default 1)",
+        help="share of all characters that a sentencepiece model can write; 0.9995 suits Chinese, Japanese (default 1)",
     )
     group.add_argument(
         "--workers",

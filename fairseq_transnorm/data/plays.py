@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -218,7 +219,7 @@ def read_texts(source: Path) -> dict[str, str]:
                     slug = wanted.get(PurePosixPath(member.name).name)
                     if slug and (stream := archive.extractfile(member)):
                         found[slug] = "\n".join(decode_lines(stream, f"{source}:{member.name}"))
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
             raise ValueError(f"{source} is not a complete tar archive ({error}); fetch it again") from None
     else:
         raise FileNotFoundError(f"no file or folder {source}")

@@ -21,7 +21,10 @@ from .lines import read_lines, split_words
 
 KINDS = ("words", "characters", "sentencepiece", "fastbpe")
 # Names under which fairseq's from_pretrained finds them in a folder by itself.
-MODEL_FILES = {"sentencepiece": "sentencepiece.bpe.model", "fastbpe": "bpecodes"}
+_SENTENCEPIECE_FILE, _FASTBPE_FILE = "sentencepiece.bpe.model", "bpecodes"
+# fairseq's own --bpe characters cannot be used: it has no config class, and every command that is given it stops while
+# composing its configuration. A sentencepiece model of single characters makes exactly the same symbols.
+MODEL_FILES = {"characters": _SENTENCEPIECE_FILE, "sentencepiece": _SENTENCEPIECE_FILE, "fastbpe": _FASTBPE_FILE}
 DEFAULT_VOCAB_SIZE = {"sentencepiece": 8000, "fastbpe": 8000}
 # Sums of floats depend on how the work is cut, so the number of threads is part of the result.
 _SENTENCEPIECE_THREADS = 4
@@ -29,17 +32,16 @@ _SENTENCEPIECE_THREADS = 4
 
 def fairseq_args(kind: str) -> list[str]:
     """Flags that make fairseq's commands encode and decode text as in the data; files are relative to its folder."""
-    return {
-        "words": ["--tokenizer", "space"],
-        "characters": ["--bpe", "characters"],
-        "sentencepiece": ["--bpe", "sentencepiece", "--sentencepiece-model", MODEL_FILES["sentencepiece"]],
-        "fastbpe": ["--bpe", "fastbpe", "--bpe-codes", MODEL_FILES["fastbpe"]],
-    }[kind]
+    if kind == "words":
+        return ["--tokenizer", "space"]
+    if kind == "fastbpe":
+        return ["--bpe", "fastbpe", "--bpe-codes", _FASTBPE_FILE]
+    return ["--bpe", "sentencepiece", "--sentencepiece-model", _SENTENCEPIECE_FILE]
 
 
 def check_packages(kind: str) -> None:
     """Raise ImportError, naming the extra, when a package that ``kind`` needs is not installed."""
-    needed = {"sentencepiece": ["sentencepiece"], "fastbpe": ["fastBPE", "subword_nmt"]}.get(kind, [])
+    needed = {"words": [], "fastbpe": ["fastBPE", "subword_nmt"]}.get(kind, ["sentencepiece"])
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise ImportError(
             f"tokenizer {kind} needs {' and '.join(missing)}, not installed; pip install 'fairseq_transnorm[text]'"
@@ -47,7 +49,7 @@ def check_packages(kind: str) -> None:
 
 
 def train(kind: str, text: Path, folder: Path, vocab_size: int | None, coverage: float = 1.0) -> None:
-    """Train a tokeniser on a text file and save its model in ``folder``; words and characters have none.
+    """Train a tokeniser on a text file and save its model in ``folder``; words have none.
 
     Args:
         kind: one of KINDS.
@@ -61,11 +63,12 @@ def train(kind: str, text: Path, folder: Path, vocab_size: int | None, coverage:
         ImportError: a package is missing.
     """
     check_packages(kind)
-    if kind == "sentencepiece":
-        model = _train_sentencepiece(text, vocab_size or DEFAULT_VOCAB_SIZE[kind], coverage)
-        (folder / MODEL_FILES[kind]).write_bytes(model)
-    elif kind == "fastbpe":
-        (folder / MODEL_FILES[kind]).write_text(_learn_bpe(text, vocab_size or DEFAULT_VOCAB_SIZE[kind]))
+    vocab_size = vocab_size or DEFAULT_VOCAB_SIZE.get(kind)
+    if kind == "fastbpe":
+        assert vocab_size
+        (folder / MODEL_FILES[kind]).write_text(_learn_bpe(text, vocab_size))
+    elif kind != "words":
+        (folder / MODEL_FILES[kind]).write_bytes(_train_sentencepiece(text, vocab_size, coverage))
 
 
 def load(kind: str, folder: Path, pre_split: bool = False) -> Callable[[str], str]:
@@ -106,7 +109,7 @@ def symbols(kind: str, folder: Path, text: Path) -> list[str] | None:
         folder: has the model file.
         text: the train split.
     """
-    if kind == "sentencepiece":
+    if kind in ("characters", "sentencepiece"):
         import sentencepiece
 
         model = sentencepiece.SentencePieceProcessor(model_file=str(folder / MODEL_FILES[kind]))
@@ -119,15 +122,20 @@ def symbols(kind: str, folder: Path, text: Path) -> list[str] | None:
     return None
 
 
-def _train_sentencepiece(text: Path, vocab_size: int, coverage: float) -> bytes:
+def _train_sentencepiece(text: Path, vocab_size: int | None, coverage: float) -> bytes:
+    """A model of ``vocab_size`` pieces; of all single characters when it is None."""
     import sentencepiece
 
+    options: dict[str, Any] = {"vocab_size": vocab_size}
+    if vocab_size is None:
+        size = len(_characters(text)) + 4  # the space, and three symbols of sentencepiece's own
+        options = {"vocab_size": size, "model_type": "char", "add_dummy_prefix": False, "hard_vocab_limit": False}
     model = io.BytesIO()  # given file names, the trainer would write them into the model
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=read_lines(text),
             model_writer=model,
-            vocab_size=vocab_size,
+            **options,
             character_coverage=coverage,
             normalization_rule_name="identity",  # decoding gives the text back
             num_threads=_SENTENCEPIECE_THREADS,
@@ -174,13 +182,17 @@ def _learn_bpe(text: Path, vocab_size: int) -> str:
     return "".join(f"{code} 0\n" for code in codes)
 
 
+def _characters(text: Path) -> set[str]:
+    return set().union(*read_lines(text)) - {" "}
+
+
 def _words(text: Path) -> Counter[str]:
     return Counter(word for line in read_lines(text) for word in line.split(" "))
 
 
 def _single_symbols(words: Iterable[str]) -> list[str]:
     """Each character as the last of a word and as another of it, in fastBPE's spelling."""
-    characters = sorted({character for word in words for character in word})
+    characters = sorted(set().union(*words))
     return [*characters, *(character + "@@" for character in characters)]
 
 

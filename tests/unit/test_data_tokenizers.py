@@ -22,16 +22,19 @@ def text(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(text):
-    for kind, size in SIZES.items():
-        tokenizers.train(kind, text, text.parent, size)
-    return text.parent
+def folders(text):
+    """Kind -> folder with its model."""
+    folders = {kind: text.parent / kind for kind in SIZES}
+    for kind, folder in folders.items():
+        folder.mkdir()
+        tokenizers.train(kind, text, folder, SIZES[kind])
+    return folders
 
 
 @pytest.mark.parametrize("kind", ["characters", "sentencepiece", "fastbpe"])
-def test_fairseq_decodes_what_it_encodes(kind, trained):
-    bpe = tokenizers.load_bpe(kind, trained)
-    encode = tokenizers.load(kind, trained)
+def test_fairseq_decodes_what_it_encodes(kind, folders):
+    bpe = tokenizers.load_bpe(kind, folders[kind])
+    encode = tokenizers.load(kind, folders[kind])
     for line in LINES:
         symbols = encode(line)
         assert symbols == bpe.encode(line), "what is binarised is what fairseq-interactive makes of it"
@@ -40,16 +43,26 @@ def test_fairseq_decodes_what_it_encodes(kind, trained):
     assert encode("") == ""
 
 
-def test_words_split_off_punctuation_unless_done(trained):
-    assert tokenizers.load("words", trained)("No, good-night--sir!") == "No , good-night -- sir !"
-    assert tokenizers.load("words", trained, pre_split=True)("No,  as is @-@ !") == "No,  as is @-@ !"
+def test_characters_are_those_of_fairseq(folders):
+    """fairseq's own class, which its commands cannot build, makes the same symbols."""
+    from fairseq.data.encoders.characters import Characters
+
+    encode = tokenizers.load("characters", folders["characters"])
+    assert encode("a cd") == "a ▁ c d"
+    for line in LINES:
+        assert encode(line) == Characters.encode(line)
+
+
+def test_words_split_off_punctuation_unless_done(folders):
+    assert tokenizers.load("words", folders["words"])("No, good-night--sir!") == "No , good-night -- sir !"
+    assert tokenizers.load("words", folders["words"], pre_split=True)("No,  as is @-@ !") == "No,  as is @-@ !"
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "fastbpe"])
-def test_symbols_cover_the_train_split_and_count_as_asked(kind, text, trained):
-    known = tokenizers.symbols(kind, trained, text)
+def test_symbols_cover_the_train_split_and_count_as_asked(kind, text, folders):
+    known = tokenizers.symbols(kind, folders[kind], text)
     assert known is not None
-    encode = tokenizers.load(kind, trained)
+    encode = tokenizers.load(kind, folders[kind])
     assert {symbol for line in LINES for symbol in encode(line).split()} <= set(known)
     # sentencepiece counts three of its own; two BPE merges may make the same symbol
     assert len(known) == len(set(known))
@@ -58,24 +71,24 @@ def test_symbols_cover_the_train_split_and_count_as_asked(kind, text, trained):
     assert set(encode("rotavator humble dew!").split()) <= set(known)
 
 
-def test_fastbpe_segments_as_subword_nmt(text, trained):
+def test_fastbpe_segments_as_subword_nmt(text, folders):
     from subword_nmt.apply_bpe import BPE
 
-    codes = (trained / "bpecodes").read_text().splitlines()
+    codes = (folders["fastbpe"] / "bpecodes").read_text().splitlines()
     assert all(line.count(" ") == 2 for line in codes)
     reference = BPE(io.StringIO("#version: 0.2\n" + "".join(line.rpartition(" ")[0] + "\n" for line in codes)))
-    encode = tokenizers.load("fastbpe", trained)
+    encode = tokenizers.load("fastbpe", folders["fastbpe"])
     for line in [*LINES, *sentences(50, seed=6)]:
         assert encode(line) == reference.process_line(line)
     assert len(encode(LINES[0]).split()) < len(LINES[0].replace(" ", "")), "merges are used"
 
 
-@pytest.mark.parametrize("kind", ["sentencepiece", "fastbpe"])
-def test_training_twice_gives_the_same_bytes(kind, text, trained, tmp_path):
+@pytest.mark.parametrize("kind", ["characters", "sentencepiece", "fastbpe"])
+def test_training_twice_gives_the_same_bytes(kind, text, folders, tmp_path):
     tokenizers.train(kind, text, tmp_path, SIZES[kind])
     name = tokenizers.MODEL_FILES[kind]
-    assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
-    assert str(trained).encode() not in (trained / name).read_bytes()
+    assert (tmp_path / name).read_bytes() == (folders[kind] / name).read_bytes()
+    assert str(folders).encode() not in (folders[kind] / name).read_bytes()
 
 
 def test_long_lines_are_trained_on(tmp_path):
