@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -11,22 +13,25 @@ from .activations import get_activation
 from .linear_attention import (
     bidirectional_linear_attention,
     causal_linear_attention,
+    chunkwise_from_rows,
     chunkwise_linear_attention,
     recurrent_linear_attention,
 )
-from .local_attention import SOFTMAX, block_local_attention, dense_block_local_weights
-from .lrpe import LRPE
+from .local_attention import SOFTMAX, block_local_attention, block_local_from_rows, dense_block_local_weights
+from .lrpe import LRPE, encode
 from .norms import at_least_float32
 
 State = tuple[Tensor, ...]  # what a layer remembers between steps; every tensor has the batch first
+Padding = Bool[Tensor, "B S"]  # True at padding
 DENOMINATOR_FLOOR = 1e-6
 
 
 class SelfAttention(nn.Module):
     """What both attentions share: projections, heads, positions, precision, the norm and the output projection.
 
-    Between the projections everything is float32 or wider, whatever the model's type or autocast: without a
-    denominator the sums outgrow float16 and stall in bfloat16.
+    Attention comes in two stages, ``project`` and ``attend``: a layer keeps what lies between them and computes the
+    rest again in the backward pass. Between the projections everything is float32 or wider, whatever the model's type
+    or autocast: without a denominator the sums outgrow float16 and stall in bfloat16.
 
     Args:
         dim: model width D.
@@ -58,32 +63,92 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def step(self, x: Tensor, state: State | None, position: int) -> tuple[Tensor, State]:
-        """Attend from new positions, after those that ``state`` remembers."""
-        raise NotImplementedError
+    def project(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T threeD"]:
+        """Return q, k and v side by side, in the model's type."""
+        return self.qkv(x)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return q above k as ``B 2H T K``, and v as ``B H T K``, in float32 or wider."""
-        heads = at_least_float32(self.qkv(x)).unflatten(-1, (3 * self.num_heads, -1)).transpose(1, 2)
-        return heads[:, : 2 * self.num_heads], heads[:, 2 * self.num_heads :]
+    def attend(self, qkv: Float[Tensor, "B T threeD"], key_padding_mask: Padding | None = None) -> Float[Tensor, "B T D"]:
+        """Return the sublayer's output from what ``project`` returned.
 
-    def positions(self, x: Tensor, first: int) -> Tensor:
-        return torch.arange(first, first + x.shape[1], device=x.device)
+        Args:
+            qkv: q, k and v side by side.
+            key_padding_mask: True at padding, which no query sees; None when there is none.
+        """
+        with torch.autocast(qkv.device.type, enabled=False):
+            out = self.mix(self.heads(qkv), key_padding_mask)
+        return self._finish(out, qkv.dtype)
 
-    def encode(self, qk: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Give q and k their positions and part them."""
-        q, k = (qk if self.lrpe is None else self.lrpe(qk, positions)).chunk(2, dim=1)
-        return q, k
+    def forward(self, x: Float[Tensor, "B T D"], key_padding_mask: Padding | None = None) -> Float[Tensor, "B T D"]:
+        """Attend over whole sequences; ``key_padding_mask`` is True at padding, None when there is none."""
+        return self.attend(self.project(x), key_padding_mask)
 
-    def finish(self, out: Tensor, dtype: torch.dtype) -> Tensor:
+    def step(
+        self, x: Float[Tensor, "B T D"], state: State | None, position: int
+    ) -> tuple[Float[Tensor, "B T D"], State]:
+        """Attend from T new positions, the first of which is ``position``, after those that ``state`` remembers."""
+        qkv = self.project(x)
+        with torch.autocast(x.device.type, enabled=False):
+            out, state = self.mix_step(*self.features(self.heads(qkv), position), state, position)
+        return self._finish(out, qkv.dtype), state
+
+    def attention_weights(
+        self, x: Float[Tensor, "B T D"], key_padding_mask: Padding | None = None
+    ) -> Float[Tensor, "B H T T"]:
+        """Return the dense weights of v, in O(T^2) and for measures only."""
+        q, k, _ = self.features(self.heads(self.project(x)))
+        return self.dense_weights(q, k, key_padding_mask)
+
+    def heads(self, qkv: Float[Tensor, "B T threeD"]) -> Float[Tensor, "B T threeH K"]:
+        """Part the heads: those of q, of k, of v; float32 or wider."""
+        return at_least_float32(qkv).unflatten(-1, (3 * self.num_heads, -1))
+
+    def prepare(self, heads: Tensor, positions: Tensor, *lrpe: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q and k as the products need them, and v, ``B H T K`` each.
+
+        Args:
+            heads: of q, k and v, ``B T 3H K``.
+            positions: ``B T`` or ``T``, from 0.
+            lrpe: parameters of the positional encoding, if there is one.
+        """
+        # B T 3H K -> 3 B H T K: q, k and v are then whole runs of memory after the first operation
+        qkv = heads.unflatten(2, (3, -1)).permute(2, 0, 3, 1, 4)
+        qk = self.feature_map(qkv[:2])
+        if lrpe:
+            qk = encode(qk, positions.unsqueeze(-2), *lrpe)
+        return qk[0], qk[1], qkv[2]
+
+    def shared(self) -> tuple[Tensor, ...]:
+        """Return the parameters of the positional encoding, for ``prepare``."""
+        return () if self.lrpe is None else self.lrpe.tensors()
+
+    def features(self, heads: Float[Tensor, "B T threeH K"], position: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q, k and v of ``prepare``, the first at ``position``."""
+        return self.prepare(heads, self.positions(heads.shape[1], heads.device, position), *self.shared())
+
+    def _finish(self, out: Tensor, dtype: torch.dtype) -> Tensor:
         """Join the heads of ``B H T V``, normalise, return to the model's type and project."""
         joined = out.transpose(1, 2).flatten(2)
         return self.out((joined if self.norm is None else self.norm(joined)).to(dtype))
 
+    def positions(self, size: int, device: torch.device, first: int = 0) -> Tensor:
+        """Return the positions that ``size`` tokens have in q and k, the first being token number ``first``."""
+        return torch.arange(first, first + size, device=device)
 
-def _wide(x: Tensor) -> torch.autocast:
-    """Switch autocast off for the type of device that ``x`` is on."""
-    return torch.autocast(x.device.type, enabled=False)
+    def feature_map(self, qk: Tensor) -> Tensor:
+        """Map q and k, ``2 B H T K``, before their positions."""
+        raise NotImplementedError
+
+    def mix(self, heads: Tensor, key_padding_mask: Padding | None) -> Tensor:
+        """Return ``B H T V`` from the heads of whole sequences, ``B T 3H K``."""
+        raise NotImplementedError
+
+    def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: State | None, position: int) -> tuple[Tensor, State]:
+        """Return ``B H T V`` from new positions, and what to remember."""
+        raise NotImplementedError
+
+    def dense_weights(self, q: Tensor, k: Tensor, key_padding_mask: Padding | None) -> Tensor:
+        """Return the weights of v, ``B H T T``."""
+        raise NotImplementedError
 
 
 class LinearAttention(SelfAttention):
@@ -97,7 +162,8 @@ class LinearAttention(SelfAttention):
         denominator: divide by the sum of the weights (plain linear attention, Katharopoulos et al. 2020,
             arXiv:2006.16236), kept above 1e-6.
 
-    Source: Qin et al. 2022, arXiv:2210.10340.
+    The state of decoding is ``(sum of k^T v,)``, in float32. ``attention_weights`` are signed with LRPE, and their
+    rows do not sum to 1 without the denominator. Source: Qin et al. 2022, arXiv:2210.10340.
     """
 
     def __init__(
@@ -120,63 +186,49 @@ class LinearAttention(SelfAttention):
         self.chunk_length = chunk_length
         self.denominator = denominator
 
-    def features(self, x: Tensor, position: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q and k after feature map and positions, and v, with a column of ones when there is a denominator."""
-        qk, v = self.project(x)
-        with _wide(x):
-            q, k = self.encode(self.activation(qk), self.positions(x, position))
+    def feature_map(self, qk: Tensor) -> Tensor:
+        return self.activation(qk)
+
+    def prepare(self, heads: Tensor, positions: Tensor, *lrpe: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().prepare(heads, positions, *lrpe)
+        # a channel of ones sums up to the denominator
         return q, k, F.pad(v, (0, 1), value=1.0) if self.denominator else v
 
-    def _divide(self, out: Tensor) -> Tensor:
-        if not self.denominator:
-            return out
-        return out[..., :-1] / out[..., -1:].clamp(min=DENOMINATOR_FLOOR)
+    def mix(self, heads: Tensor, key_padding_mask: Padding | None) -> Tensor:
+        if self.causal and self.impl == "chunk":
+            positions = self.positions(heads.shape[1], heads.device).expand(heads.shape[:2])
+            rows = (heads, positions) if key_padding_mask is None else (heads, positions, key_padding_mask)
+            return self._divide(chunkwise_from_rows(self._prepare_real, rows, self.shared(), self.chunk_length)[0])
+        q, k, v = self.features(heads)
+        if key_padding_mask is not None:
+            v = v.masked_fill(key_padding_mask[:, None, :, None], 0.0)
+        form = partial(causal_linear_attention, impl=self.impl) if self.causal else bidirectional_linear_attention
+        return self._divide(form(q, k, v))
 
-    def forward(
-        self, x: Float[Tensor, "B T D"], key_padding_mask: Bool[Tensor, "B T"] | None = None
-    ) -> Float[Tensor, "B T D"]:
-        """Attend over whole sequences.
+    def _prepare_real(self, heads: Tensor, positions: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``prepare`` with v zero at padding: ``others`` begins with its mask, if there is any."""
+        padding = others[: len(others) - len(self.shared())]
+        q, k, v = self.prepare(heads, positions, *others[len(padding) :])
+        return q, k, v.masked_fill(padding[0][:, None, :, None], 0.0) if padding else v
 
-        Args:
-            x: layer input.
-            key_padding_mask: True at padding, which then adds nothing to any sum; None when there is none.
-        """
-        q, k, v = self.features(x)
-        with _wide(x):
-            if key_padding_mask is not None:
-                v = v.masked_fill(key_padding_mask[:, None, :, None], 0.0)
-            if self.causal:
-                out = causal_linear_attention(q, k, v, self.impl, self.chunk_length)
-            else:
-                out = bidirectional_linear_attention(q, k, v)
-        return self.finish(self._divide(out), x.dtype)
-
-    def step(
-        self, x: Float[Tensor, "B T D"], state: State | None, position: int
-    ) -> tuple[Float[Tensor, "B T D"], State]:
-        """Attend from T new positions, the first of which is ``position``; state: ``(sum of k^T v,)``, in float32."""
-        q, k, v = self.features(x, position)
+    def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: State | None, position: int) -> tuple[Tensor, State]:
         past = None if state is None else state[0]
-        with _wide(x):
-            if x.shape[1] == 1:
-                out, past = recurrent_linear_attention(q, k, v, past)
-            else:
-                out, past = chunkwise_linear_attention(q, k, v, self.chunk_length, past)
-        return self.finish(self._divide(out), x.dtype), (past,)
+        if q.shape[2] == 1:
+            out, past = recurrent_linear_attention(q, k, v, past)
+        else:
+            out, past = chunkwise_linear_attention(q, k, v, self.chunk_length, past)
+        return self._divide(out), (past,)
 
-    def attention_weights(
-        self, x: Float[Tensor, "B T D"], key_padding_mask: Bool[Tensor, "B T"] | None = None
-    ) -> Float[Tensor, "B H T T"]:
-        """Return the dense weights of v, for measures only: signed with LRPE, rows do not sum to 1 (unless divided)."""
-        q, k, _ = self.features(x)
+    def dense_weights(self, q: Tensor, k: Tensor, key_padding_mask: Padding | None) -> Tensor:
         weights = q @ k.transpose(-1, -2)
         if self.causal:
             weights = weights.tril()
         if key_padding_mask is not None:
             weights = weights.masked_fill(key_padding_mask[:, None, None, :], 0.0)
-        if self.denominator:
-            weights = weights / weights.sum(-1, keepdim=True).clamp(min=DENOMINATOR_FLOOR)
-        return weights
+        return weights / weights.sum(-1, keepdim=True).clamp(min=DENOMINATOR_FLOOR) if self.denominator else weights
+
+    def _divide(self, out: Tensor) -> Tensor:
+        return out[..., :-1] / out[..., -1:].clamp(min=DENOMINATOR_FLOOR) if self.denominator else out
 
 
 class LocalAttention(SelfAttention):
@@ -188,7 +240,8 @@ class LocalAttention(SelfAttention):
         activation: ``softmax`` or the activation of the scores.
         dropout: on the weights.
 
-    Source: Qin et al. 2022, arXiv:2210.10340.
+    q is scaled by K^-1/2. The state of decoding is k and v of the open block. ``attention_weights`` are zero outside
+    the blocks. Source: Qin et al. 2022, arXiv:2210.10340.
     """
 
     def __init__(
@@ -211,48 +264,34 @@ class LocalAttention(SelfAttention):
         self.activation = str(activation)
         self.dropout = dropout
 
-    def features(self, x: Tensor, position: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q (scaled by K^-1/2) and k with their positions in the block, and v."""
-        qk, v = self.project(x)
-        with _wide(x):
-            q, k = self.encode(qk, self.positions(x, position) % self.block_size)
-        return q * q.shape[-1] ** -0.5, k, v
+    def feature_map(self, qk: Tensor) -> Tensor:
+        return torch.stack([qk[0] * qk.shape[-1] ** -0.5, qk[1]])
 
-    def forward(
-        self, x: Float[Tensor, "B T D"], key_padding_mask: Bool[Tensor, "B T"] | None = None
-    ) -> Float[Tensor, "B T D"]:
-        """Attend over whole sequences.
+    def positions(self, size: int, device: torch.device, first: int = 0) -> Tensor:
+        return super().positions(size, device, first) % self.block_size
 
-        Args:
-            x: layer input.
-            key_padding_mask: True at padding, which no query sees; None when there is none.
-        """
-        q, k, v = self.features(x)
+    def mix(self, heads: Tensor, key_padding_mask: Padding | None) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        with _wide(x):
-            out = block_local_attention(
-                q, k, v, self.block_size, self.activation, self.causal, key_padding_mask, dropout
-            )
-        return self.finish(out, x.dtype)
+        positions = self.positions(min(self.block_size, heads.shape[1]), heads.device)
+        return block_local_from_rows(
+            lambda block, *lrpe: self.prepare(block, positions, *lrpe),
+            (heads,),
+            self.shared(),
+            self.block_size,
+            self.activation,
+            self.causal,
+            key_padding_mask,
+            dropout,
+        )
 
-    def step(
-        self, x: Float[Tensor, "B T D"], state: State | None, position: int
-    ) -> tuple[Float[Tensor, "B T D"], State]:
-        """Attend from T new positions, the first of which is ``position``; state: k and v of the open block."""
-        q, k, v = self.features(x, position)
-        begun = position % self.block_size
+    def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: State | None, position: int) -> tuple[Tensor, State]:
+        begun, new = position % self.block_size, q.shape[2]
         if begun and state is not None:
             k, v = torch.cat([state[0], k], dim=2), torch.cat([state[1], v], dim=2)
-        with _wide(x):
-            # rows of zeros stand for the queries of the open block that were answered before
-            out = block_local_attention(F.pad(q, (0, 0, begun, 0)), k, v, self.block_size, self.activation)
-        kept = (position + x.shape[1]) % self.block_size
-        state = (k[:, :, k.shape[2] - kept :], v[:, :, v.shape[2] - kept :])
-        return self.finish(out[:, :, begun:], x.dtype), state
+        # rows of zeros stand for the queries of the open block that were answered before
+        out = block_local_attention(F.pad(q, (0, 0, begun, 0)), k, v, self.block_size, self.activation)
+        open_block = (begun + new) // self.block_size * self.block_size
+        return out[:, :, begun:], (k[:, :, open_block:], v[:, :, open_block:])
 
-    def attention_weights(
-        self, x: Float[Tensor, "B T D"], key_padding_mask: Bool[Tensor, "B T"] | None = None
-    ) -> Float[Tensor, "B H T T"]:
-        """Return the dense weights of v, zero outside the blocks, for measures only."""
-        q, k, _ = self.features(x)
+    def dense_weights(self, q: Tensor, k: Tensor, key_padding_mask: Padding | None) -> Tensor:
         return dense_block_local_weights(q, k, self.block_size, self.activation, self.causal, key_padding_mask)

@@ -1,4 +1,4 @@
-"""Feed-forward sublayers."""
+"""Feed-forward sublayers, each in two stages: the layer keeps what lies between them and computes the rest again."""
 
 from __future__ import annotations
 
@@ -7,9 +7,27 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .activations import get_activation
+from .recompute import by_segments
 
 
-class GatedFeedForward(nn.Module):
+class TwoStageFeedForward(nn.Module):
+    """A feed-forward sublayer as ``narrow(widen(x))``."""
+
+    dropout: float
+
+    def widen(self, x: Tensor) -> Tensor:
+        """Return the wide hidden channels, before the activation."""
+        raise NotImplementedError
+
+    def narrow(self, hidden: Tensor) -> Tensor:
+        """Return the sublayer's output from what ``widen`` returned."""
+        raise NotImplementedError
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return self.narrow(self.widen(x))
+
+
+class GatedFeedForward(TwoStageFeedForward):
     """``final((act(x W1^T + b1) * (x W2^T + b2)) W3^T + b3)``; W1 and W2 stand in one matrix, W1 first.
 
     Args:
@@ -32,13 +50,25 @@ class GatedFeedForward(nn.Module):
         self.out = nn.Linear(hidden, dim)
         self.dropout = dropout
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        gate, value = self.gate_and_value(x).chunk(2, dim=-1)
-        gate = F.dropout(self.activation(gate), self.dropout, self.training)
-        return self.final_activation(self.out(gate * value))
+    def widen(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T twoF"]:
+        """Return gate and value, before the activation."""
+        return self.gate_and_value(x)
+
+    def narrow(self, hidden: Float[Tensor, "B T twoF"]) -> Float[Tensor, "B T D"]:
+        """Return the sublayer's output from what ``widen`` returned."""
+        if self.dropout and self.training:
+            gate, value = hidden.chunk(2, dim=-1)
+            product = F.dropout(self.activation(gate), self.dropout) * value
+        else:
+            product = by_segments(self._product, (hidden.flatten(0, 1),)).view(*hidden.shape[:2], -1)
+        return self.final_activation(self.out(product))
+
+    def _product(self, hidden: Tensor) -> Tensor:
+        gate, value = hidden.chunk(2, dim=-1)
+        return self.activation(gate) * value
 
 
-class FeedForward(nn.Module):
+class FeedForward(TwoStageFeedForward):
     """``act(x W1^T + b1) W2^T + b2``.
 
     Args:
@@ -55,5 +85,10 @@ class FeedForward(nn.Module):
         self.out = nn.Linear(hidden, dim)
         self.dropout = dropout
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        return self.out(F.dropout(self.activation(self.inner(x)), self.dropout, self.training))
+    def widen(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T F"]:
+        """Return the hidden channels, before the activation."""
+        return self.inner(x)
+
+    def narrow(self, hidden: Float[Tensor, "B T F"]) -> Float[Tensor, "B T D"]:
+        """Return the sublayer's output from what ``widen`` returned."""
+        return self.out(F.dropout(self.activation(hidden), self.dropout, self.training))

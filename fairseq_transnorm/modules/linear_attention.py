@@ -8,19 +8,21 @@ chunk and a part carried by the state ``sum over s of k[s]^T v[s]``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .recompute import SEGMENT_NUMBERS, GradientsByParts, without_autocast
+
 State = Float[Tensor, "B H K V"]
 
-# Numbers of one operand that a step of the chunkwise form holds. On a CPU the scratch must stay in the cache (1 MiB in
-# float32: time per token is then flat in T); an accelerator wants few, large steps.
-_SEGMENT_NUMBERS = {"cpu": 2**18}
+# numbers of one operand that a step of the chunkwise form holds: on a CPU what its cache takes, elsewhere few big steps
+_SEGMENT_NUMBERS = {"cpu": SEGMENT_NUMBERS}
 _SEGMENT_NUMBERS_ELSEWHERE = 2**25
 
 
@@ -73,8 +75,8 @@ def chunkwise_linear_attention(
     """Return causal linear attention in O(T), and the state after the last position.
 
     Inside a chunk the scores are computed and masked; what came before it enters through the state. The result does
-    not depend on ``chunk_length``. Only q, k, v and the first state are kept for the backward pass, which computes the
-    states again; gradients flow into and out of both states. Second derivatives are not available.
+    not depend on ``chunk_length``. Only q, k, v and few states are kept for the backward pass; gradients flow into and
+    out of both states. Second derivatives are not available.
 
     Args:
         q, k, v: any strides.
@@ -84,108 +86,146 @@ def chunkwise_linear_attention(
     Raises:
         ValueError: ``chunk_length`` is below 1.
     """
+    rows = (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    return chunkwise_from_rows(heads_first, rows, (), chunk_length, state)
+
+
+def heads_first(*rows: Tensor) -> tuple[Tensor, ...]:
+    """Return ``B T H X`` as ``B H T X``."""
+    return tuple(x.transpose(1, 2) for x in rows)
+
+
+def chunkwise_from_rows(
+    prepare: Callable[..., tuple[Tensor, ...]],
+    rows: tuple[Tensor, ...],
+    shared: tuple[Tensor, ...],
+    chunk_length: int = 64,
+    state: State | None = None,
+) -> tuple[Float[Tensor, "B H T V"], State]:
+    """Return causal linear attention of ``q, k, v = prepare(*rows, *shared)``, and the state after the last position.
+
+    ``prepare`` runs on a few positions at a time, again in the backward pass: q, k and v never exist as a whole.
+
+    Args:
+        prepare: maps positions ``B t ...`` of the rows to q, k ``B H t K`` and v ``B H t V``, each position by itself.
+        rows: tensors ``B T ...``.
+        shared: tensors that all positions need.
+        chunk_length, state: as in ``chunkwise_linear_attention``.
+
+    Raises:
+        ValueError: ``chunk_length`` is below 1.
+    """
     if chunk_length < 1:
         raise ValueError(f"chunkwise_linear_attention: chunk_length {chunk_length} must be at least 1; try 64")
     if state is None:
+        with torch.no_grad():
+            q, _, v = prepare(*(row[:, :1] for row in rows), *shared)
         state = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1])
-    return _Chunkwise.apply(q, k, v, state, chunk_length)
+    return _Chunkwise.apply(prepare, chunk_length, len(rows), state, *rows, *shared)
 
 
 class _Segments:
-    """Cuts T into segments of some chunks each; reads and writes them as batches of chunks."""
+    """Cuts ``B T`` into parts of some sequences and some chunks, whose operands fit into the cache."""
 
-    def __init__(self, q: Tensor, v: Tensor, chunk_length: int) -> None:
-        self.B, self.H, self.T, K = q.shape
+    def __init__(self, rows: Tensor, state: Tensor, chunk_length: int) -> None:
+        self.B, self.T = rows.shape[:2]
+        self.H, self.K, self.V = state.shape[1:]
         self.c = max(1, min(chunk_length, self.T))
-        budget = _SEGMENT_NUMBERS.get(q.device.type, _SEGMENT_NUMBERS_ELSEWHERE)
-        chunk_numbers = self.B * self.H * self.c * max(K, v.shape[-1])
-        self.length = self.c * max(1, min(budget // max(1, chunk_numbers), -(-self.T // self.c)))
+        budget = _SEGMENT_NUMBERS.get(rows.device.type, _SEGMENT_NUMBERS_ELSEWHERE)
+        chunks = max(1, budget // (self.H * max(self.K, self.V) * self.c))
+        self.length = self.c * max(1, min(chunks, -(-self.T // self.c)))
+        self.sequences = max(1, chunks * self.c // self.length)
 
-    def forwards(self) -> Iterator[slice]:
-        return (slice(s, min(s + self.length, self.T)) for s in range(0, self.T, self.length))
+    def batches(self) -> list[slice]:
+        return [slice(b, b + self.sequences) for b in range(0, self.B, self.sequences)]
 
-    def backwards(self) -> Iterator[slice]:
-        return reversed(list(self.forwards()))
+    def times(self) -> list[slice]:
+        return [slice(t, min(t + self.length, self.T)) for t in range(0, self.T, self.length)]
 
-    def read(self, x: Tensor, part: slice) -> Tensor:
-        """Return positions ``part`` of ``B H T X`` as chunks ``(B H m) c X``, filled up with zeros."""
-        width = x.shape[-1]
-        size = part.stop - part.start
-        if size % self.c == 0:
-            return x[:, :, part].reshape(-1, self.c, width)
-        filled = x.new_zeros(self.B, self.H, -(-size // self.c) * self.c, width)
-        filled[:, :, :size] = x[:, :, part]
-        return filled.view(-1, self.c, width)
+    def chunks(self, x: Tensor) -> Tensor:
+        """Return ``b H t X`` as chunks ``(b H m) c X``, filled up with zeros."""
+        if filled := -x.shape[2] % self.c:
+            x = F.pad(x, (0, 0, 0, filled))
+        return x.reshape(-1, self.c, x.shape[-1])
 
-    def write(self, chunks: Tensor, target: Tensor, part: slice) -> None:
-        size = part.stop - part.start
-        target[:, :, part] = chunks.view(self.B, self.H, -1, chunks.shape[-1])[:, :, :size]
+    def join(self, chunks: Tensor, size: int) -> Tensor:
+        """Return chunks as ``b H t X`` with t = ``size``: undo ``chunks``."""
+        m = -(-size // self.c)
+        return chunks.view(-1, self.H, m * self.c, chunks.shape[-1])[:, :, :size]
 
-    def like(self, x: Tensor) -> Tensor:
-        """Return an empty ``B H T X`` whose memory is ``B T H X``, so that joining the heads is free."""
-        return x.new_empty(self.B, self.T, self.H, x.shape[-1]).transpose(1, 2)
-
-    def states(self, first: Tensor, updates: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the state before each chunk, ``(B H m) K V``, and the one after the last, ``(B H) K V``."""
-        updates = updates.view(self.B * self.H, -1, *updates.shape[1:])
-        states = torch.empty_like(updates)
-        for j in range(updates.shape[1]):
-            states[:, j] = first
-            first = first + updates[:, j]
-        return states.view(-1, *updates.shape[2:]), first
-
-    def suffix_states(self, last: Tensor, updates: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient of the state after each chunk, and of the one before the first."""
-        updates = updates.view(self.B * self.H, -1, *updates.shape[1:])
-        states = torch.empty_like(updates)
-        for j in reversed(range(updates.shape[1])):
-            states[:, j] = last
-            last = last + updates[:, j]
-        return states.view(-1, *updates.shape[2:]), last
+    def states(self, first: Tensor, updates: Tensor, backwards: bool = False) -> tuple[Tensor, Tensor]:
+        """Sum ``updates``, ``(b H m) X Y``, onto ``first``, ``b H X Y``: the sums before each chunk, and after all."""
+        updates = updates.view(*first.shape[:2], -1, *first.shape[2:])
+        sums = torch.empty_like(updates)
+        order = range(updates.shape[2])
+        for j in reversed(order) if backwards else order:
+            sums[:, :, j] = first
+            first = first + updates[:, :, j]
+        return sums.view(-1, *first.shape[2:]), first
 
 
 class _Chunkwise(torch.autograd.Function):
-    """Names: Q, K, V, G are the chunks of q, k, v and of the output's gradient; S the state before a chunk."""
+    """Names: Q, K, V, G are chunks of q, k, v and of the output's gradient; S is the state before each chunk."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, state: Tensor, chunk_length: int) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(q, k, v, state)
-        ctx.chunk_length = chunk_length
-        segments = _Segments(q, v, chunk_length)
-        out = segments.like(v)
-        last = state.reshape(-1, *state.shape[2:])
-        for part in segments.forwards():
-            Q, K, V = (segments.read(x, part) for x in (q, k, v))
-            S, last = segments.states(last, torch.bmm(K.transpose(1, 2), V))
-            scores = torch.bmm(Q, K.transpose(1, 2)).tril_()
-            segments.write(torch.bmm(Q, S).baddbmm_(scores, V), out, part)
-        return out, last.view_as(state).clone()
+    def forward(
+        ctx: Any,
+        prepare: Callable[..., tuple[Tensor, ...]],
+        chunk_length: int,
+        num_rows: int,
+        state: Tensor,
+        *inputs: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        rows, shared = inputs[:num_rows], inputs[num_rows:]
+        segments = _Segments(rows[0], state, chunk_length)
+        # this order of memory makes joining the heads free
+        out = state.new_empty(segments.B, segments.T, segments.H, segments.V).transpose(1, 2)
+        last = torch.empty_like(state)
+        starts = state.new_empty(len(segments.times()), *state.shape)
+        for batch in segments.batches():
+            past = state[batch]
+            for i, time in enumerate(segments.times()):
+                starts[i, batch] = past
+                q, k, v = prepare(*(row[batch, time] for row in rows), *shared)
+                Q, K, V = segments.chunks(q), segments.chunks(k), segments.chunks(v)
+                S, past = segments.states(past, torch.bmm(K.transpose(1, 2), V))
+                scores = torch.bmm(Q, K.transpose(1, 2)).tril_()
+                out[batch, :, time] = segments.join(torch.bmm(Q, S).baddbmm_(scores, V), q.shape[2])
+            last[batch] = past
+        ctx.save_for_backward(starts, *inputs)
+        ctx.prepare, ctx.chunk_length, ctx.num_rows = prepare, chunk_length, num_rows
+        return out, last
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, grad_state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
-        q, k, v, state = ctx.saved_tensors
-        segments = _Segments(q, v, ctx.chunk_length)
-        dq, dk, dv = segments.like(q), segments.like(k), segments.like(v)
-
-        # dQ = G S^T + ((G V^T) * lower) K, with the states transposed from the start: S^T gains V^T K
-        last = state.transpose(2, 3).reshape(-1, v.shape[-1], q.shape[-1])
-        for part in segments.forwards():
-            K, V, G = (segments.read(x, part) for x in (k, v, grad))
-            S, last = segments.states(last, torch.bmm(V.transpose(1, 2), K))
-            scores = torch.bmm(G, V.transpose(1, 2)).tril_()
-            segments.write(torch.bmm(G, S).baddbmm_(scores, K), dq, part)
-
-        # R = what later chunks send back to the state; dK = V R^T + ((V G^T) * upper) Q, dV = K R + ((K Q^T) * upper) G
-        last = grad_state.reshape(-1, *grad_state.shape[2:])
-        for part in segments.backwards():
-            Q, K, V, G = (segments.read(x, part) for x in (q, k, v, grad))
-            R, last = segments.suffix_states(last, torch.bmm(Q.transpose(1, 2), G))
-            scores = torch.bmm(V, G.transpose(1, 2)).triu_()
-            segments.write(torch.bmm(V, R.transpose(1, 2)).baddbmm_(scores, Q), dk, part)
-            scores = torch.bmm(K, Q.transpose(1, 2)).triu_()
-            segments.write(torch.bmm(K, R).baddbmm_(scores, G), dv, part)
-        return dq, dk, dv, last.view_as(state), None
+    @without_autocast
+    def backward(ctx: Any, grad: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
+        starts, *inputs = ctx.saved_tensors
+        segments = _Segments(inputs[0], starts[0], ctx.chunk_length)
+        grads = GradientsByParts(inputs, ctx.num_rows, ctx.needs_input_grad[4:])
+        first = torch.empty_like(grad_state)
+        for batch in segments.batches():
+            future = grad_state[batch]
+            for i, time in reversed(list(enumerate(segments.times()))):
+                parts = grads.parts((batch, time))
+                with torch.enable_grad():
+                    prepared = ctx.prepare(*parts)
+                Q, K, V = (segments.chunks(x.detach()) for x in prepared)
+                G = segments.chunks(grad[batch, :, time])
+                # dQ = G S^T + ((G V^T) * lower) K; the transposed state gains V^T K
+                S, _ = segments.states(starts[i, batch].transpose(2, 3), torch.bmm(V.transpose(1, 2), K))
+                scores = torch.bmm(G, V.transpose(1, 2)).tril_()
+                dQ = torch.bmm(G, S).baddbmm_(scores, K)
+                # R = what later chunks send back to the state; dK = V R^T + ((V G^T) * upper) Q
+                R, future = segments.states(future, torch.bmm(Q.transpose(1, 2), G), backwards=True)
+                dK = torch.bmm(V, R.transpose(1, 2)).baddbmm_(scores.transpose(1, 2), Q)
+                # dV = K R + ((K Q^T) * upper) G
+                scores = torch.bmm(K, Q.transpose(1, 2)).triu_()
+                dV = torch.bmm(K, R).baddbmm_(scores, G)
+                size = prepared[0].shape[2]
+                grads.add(prepared, tuple(segments.join(x, size) for x in (dQ, dK, dV)))
+            first[batch] = future
+        return None, None, None, first, *grads.totals
 
 
 def fla_linear_attention(

@@ -6,12 +6,16 @@ the first position. Source: Qin et al. 2022 (TransNormer, "DiagAttention"), arXi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .activations import get_activation
+from .linear_attention import heads_first
+from .recompute import by_segments
 
 SOFTMAX = "softmax"
 Padding = Bool[Tensor, "B T"]
@@ -87,27 +91,61 @@ def block_local_attention(
     Raises:
         ValueError: ``block_size`` is below 1, or the activation is unknown.
     """
+    rows = (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    return block_local_from_rows(heads_first, rows, (), block_size, activation, causal, key_padding_mask, dropout)
+
+
+def block_local_from_rows(
+    prepare: Callable[..., tuple[Tensor, ...]],
+    rows: tuple[Tensor, ...],
+    shared: tuple[Tensor, ...],
+    block_size: int,
+    activation: str = SOFTMAX,
+    causal: bool = True,
+    key_padding_mask: Padding | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "B H T V"]:
+    """Return block-diagonal attention of ``q, k, v = prepare(*rows, *shared)``.
+
+    ``prepare`` runs on a few blocks at a time, again in the backward pass: q, k and v never exist as a whole.
+
+    Args:
+        prepare: maps blocks ``R w ...`` of the rows, w = min(block_size, T), to q, k ``R H w K`` and v ``R H w V``.
+        rows: tensors ``B T ...``, filled up with zeros where the last block is partial.
+        shared: tensors that all blocks need.
+        block_size, activation, causal, key_padding_mask, dropout: as in ``block_local_attention``.
+
+    Raises:
+        ValueError: ``block_size`` is below 1, or the activation is unknown.
+    """
     if block_size < 1:
         raise ValueError(f"block_local_attention: block_size {block_size} must be at least 1; try 64")
-    T = q.shape[2]
+    B, T = rows[0].shape[:2]
     w = min(block_size, T)
     filled = -T % w
 
     def blocks(x: Tensor) -> Tensor:
-        """Cut B H T X into B H (T/w) w X, filled up with zeros."""
-        return (F.pad(x, (0, 0, 0, filled)) if filled else x).unflatten(2, (-1, w))
+        """Cut ``B T ...`` into ``(B T/w) w ...``: no copy where w divides T."""
+        if filled:
+            x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, filled))
+        return x.unflatten(1, (-1, w)).flatten(0, 1)
 
-    allowed = torch.ones(w, w, dtype=torch.bool, device=q.device)
-    if causal:
-        allowed = allowed.tril()
-    elif filled and key_padding_mask is None:  # causal queries never see the filled keys, which come last
-        key_padding_mask = torch.zeros(q.shape[0], T, dtype=torch.bool, device=q.device)
-    if key_padding_mask is not None:
-        real = ~F.pad(key_padding_mask, (0, filled), value=True).unflatten(1, (-1, w))
-        allowed = allowed & real[:, None, :, None, :]
+    cut = [blocks(row) for row in rows]
+    # causal queries do not see the filled keys, which come last
+    masked = key_padding_mask is not None or (filled > 0 and not causal)
+    if masked:
+        real = rows[0].new_ones(B, T, dtype=torch.bool) if key_padding_mask is None else ~key_padding_mask
+        cut.append(blocks(real))
 
-    Q, K, V = blocks(q), blocks(k), blocks(v)
-    weights = weigh(Q @ K.transpose(-1, -2), allowed, activation)
-    if dropout:
-        weights = F.dropout(weights, dropout)
-    return (weights @ V).flatten(2, 3)[:, :, :T]
+    def attend(*inputs: Tensor) -> Tensor:
+        allowed = torch.ones(w, w, dtype=torch.bool, device=inputs[0].device)
+        if causal:
+            allowed = allowed.tril()
+        if masked:
+            allowed = allowed & inputs[len(rows)][:, None, None, :]
+        q, k, v = prepare(*inputs[: len(rows)], *inputs[len(cut) :])
+        weights = F.dropout(weigh(q @ k.transpose(-1, -2), allowed, activation), dropout)
+        return (weights @ v).transpose(1, 2)
+
+    out = attend(*cut, *shared) if dropout else by_segments(attend, tuple(cut), shared)
+    return out.unflatten(0, (B, -1)).flatten(1, 2)[:, :T].transpose(1, 2)

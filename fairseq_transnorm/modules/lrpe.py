@@ -16,20 +16,42 @@ from .norms import at_least_float32
 LRPE_KINDS = {"1d3": (True, True), "1d1": (True, False), "1_3": (False, True), "1_1": (False, False)}
 
 
-def rotate(x: Float[Tensor, "... T K"], angles: Float[Tensor, "T K_2"]) -> Float[Tensor, "... T K"]:
-    """Turn each adjacent channel pair (2k, 2k + 1) of position t by ``angles[t, k]`` (radians); an odd last one stays.
+def rotate(x: Float[Tensor, "*rows K"], angles: Float[Tensor, "*#rows K_2"]) -> Float[Tensor, "*rows K"]:
+    """Turn each adjacent channel pair (2k, 2k + 1) of a row by ``angles[row, k]`` (radians); an odd last one stays.
 
     ``out[2k] = x[2k] cos - x[2k+1] sin;  out[2k+1] = x[2k] sin + x[2k+1] cos``
     """
     turned = 2 * angles.shape[-1]
-    pairs = torch.view_as_complex(x[..., :turned].unflatten(-1, (-1, 2)))
-    out = torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
-    return out if turned == x.shape[-1] else torch.cat([out, x[..., turned:]], dim=-1)
+    if turned < x.shape[-1]:
+        # complex numbers need even strides, which a copy without the last channel has
+        return torch.cat([rotate(x[..., :turned].contiguous(), angles), x[..., turned:]], dim=-1)
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
 
 
 def reflect(x: Float[Tensor, "... K"], v: Float[Tensor, " K"]) -> Float[Tensor, "... K"]:
-    """Return the Householder reflection ``x - 2 (x . v) v`` of unit vector ``v``, as one small product."""
-    return x @ torch.addr(torch.eye(len(v), dtype=v.dtype, device=v.device), v, v, alpha=-2)
+    """Return the Householder reflection ``x - 2 (x . v) v`` by the unit vector ``v``."""
+    rows = x.reshape(-1, len(v))
+    return torch.addmm(rows, rows @ v[:, None], v[None, :], alpha=-2).view(x.shape)
+
+
+def encode(
+    x: Float[Tensor, "*rows K"],
+    positions: Int[Tensor, "*#rows"],
+    theta: Float[Tensor, " K_2"],
+    v: Float[Tensor, " K"] | None = None,
+) -> Float[Tensor, "*rows K"]:
+    """Return ``x`` reflected by ``v``, unless None, and rotated by ``positions * theta``; in float32 or float64.
+
+    Args:
+        x: queries or keys, after the feature map.
+        positions: position of each row, from 0.
+        theta: angle of a channel pair at position 1, in radians.
+        v: unit vector of the reflection.
+    """
+    if v is not None:
+        x = reflect(x, v.to(x.dtype))
+    return rotate(x, positions[..., None].to(x.dtype) * theta.to(x.dtype))
 
 
 class LRPE(nn.Module):
@@ -68,23 +90,20 @@ class LRPE(nn.Module):
         return f"kind={self.kind}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        kept = {name: x.data for name, x in self._tensors()}
+        kept = {name: x.data for name, x in self._all_tensors()}
         super()._apply(fn, recurse)
-        for name, x in self._tensors():
+        for name, x in self._all_tensors():
             if x.dtype in (torch.float16, torch.bfloat16):
                 x.data = at_least_float32(kept[name]).to(x.device)
         return self
 
-    def _tensors(self) -> list[tuple[str, Tensor]]:
+    def _all_tensors(self) -> list[tuple[str, Tensor]]:
         return [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]
 
-    def forward(self, x: Float[Tensor, "B H T K"], positions: Int[Tensor, " T"]) -> Float[Tensor, "B H T K"]:
-        """Encode ``x``, in float32 or float64.
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return theta, and v where there is a reflection: what ``encode`` takes after the positions."""
+        return (self.theta,) if self.v is None else (self.theta, self.v)
 
-        Args:
-            x: queries or keys of a head.
-            positions: position of each of the T rows, from 0.
-        """
-        if self.v is not None:
-            x = reflect(x, self.v.to(x.dtype))
-        return rotate(x, positions[:, None].to(x.dtype) * self.theta.to(x.dtype))
+    def forward(self, x: Float[Tensor, "B H T K"], positions: Int[Tensor, " T"]) -> Float[Tensor, "B H T K"]:
+        """Encode queries or keys at ``positions``, counted from 0."""
+        return encode(x, positions, *self.tensors())

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .attention import SelfAttention, State
+from .feed_forward import TwoStageFeedForward
+from .recompute import recompute
+
+
+def add_with_dropout(x: Tensor, change: Tensor, probability: float) -> Tensor:
+    """Return ``x + dropout(change)``, keeping one byte a number for the backward pass; overwrites ``change``."""
+    if not probability:
+        return x + change
+    dropped = torch.rand(change.shape, device=change.device) < probability
+    return torch.add(x, change.masked_fill_(dropped, 0.0), alpha=1 / (1 - probability))
 
 
 class TransNormerLayer(nn.Module):
@@ -14,7 +24,7 @@ class TransNormerLayer(nn.Module):
 
     Args:
         attn: ``LinearAttention`` or ``LocalAttention``.
-        ffn: maps ``B T D`` to ``B T D``.
+        ffn: the feed-forward sublayer.
         attn_norm, ffn_norm: norms of the two sublayers.
         dropout: on each sublayer's output, before the residual sum.
         post_norm: norm after the sum instead of before the sublayer.
@@ -23,7 +33,7 @@ class TransNormerLayer(nn.Module):
     def __init__(
         self,
         attn: SelfAttention,
-        ffn: nn.Module,
+        ffn: TwoStageFeedForward,
         attn_norm: nn.Module,
         ffn_norm: nn.Module,
         dropout: float = 0.0,
@@ -36,26 +46,29 @@ class TransNormerLayer(nn.Module):
         self.ffn_norm = ffn_norm
         self.dropout = dropout
         self.post_norm = post_norm
+        self.random_inside = ffn.dropout > 0 or getattr(attn, "dropout", 0.0) > 0
 
     def forward(
         self, x: Float[Tensor, "B T D"], key_padding_mask: Bool[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B T D"]:
-        return self._after_attention(x, self.attn(self._before(self.attn_norm, x), key_padding_mask))
+        """Run on whole sequences; ``key_padding_mask`` is True at padding, None when there is none."""
+        random = self.training and self.random_inside
+        qkv = recompute(lambda x: self.attn.project(self._before(self.attn_norm, x)), x)
+        x = self._add(self.attn_norm, x, recompute(self.attn.attend, qkv, key_padding_mask, random=random))
+        hidden = recompute(lambda x: self.ffn.widen(self._before(self.ffn_norm, x)), x)
+        return self._add(self.ffn_norm, x, recompute(self.ffn.narrow, hidden, random=random))
 
     def step(
         self, x: Float[Tensor, "B T D"], state: State | None, position: int
     ) -> tuple[Float[Tensor, "B T D"], State]:
         """Run on T new positions, the first of which is ``position``, after those that ``state`` remembers."""
-        attended, state = self.attn.step(self._before(self.attn_norm, x), state, position)
-        return self._after_attention(x, attended), state
+        change, state = self.attn.step(self._before(self.attn_norm, x), state, position)
+        x = self._add(self.attn_norm, x, change)
+        return self._add(self.ffn_norm, x, self.ffn(self._before(self.ffn_norm, x))), state
 
     def _before(self, norm: nn.Module, x: Tensor) -> Tensor:
         return x if self.post_norm else norm(x)
 
     def _add(self, norm: nn.Module, x: Tensor, change: Tensor) -> Tensor:
-        x = x + F.dropout(change, self.dropout, self.training)
+        x = add_with_dropout(x, change, self.dropout if self.training else 0.0)
         return norm(x) if self.post_norm else x
-
-    def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = self._add(self.attn_norm, x, attended)
-        return self._add(self.ffn_norm, x, self.ffn(self._before(self.ffn_norm, x)))
