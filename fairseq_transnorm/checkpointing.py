@@ -1,10 +1,14 @@
-"""Checkpoint files that survive a kill, and a clear word about one that did not.
+"""Runs that survive a kill: whole checkpoints, and the same numbers after going on.
 
-Two functions of fairseq 0.12.3 are replaced when the package is imported, since no option or hook reaches them:
+Three functions of fairseq are replaced when the package is imported, since no option or hook reaches them for all
+commands (read in ve-fairseq 0.12.3):
 
-* ``PathManager.copy``. fairseq writes a checkpoint under a temporary name and renames it, but then copies it over
+* ``PathManager.copy``. A checkpoint is written under a temporary name and renamed, but then copied over
   ``checkpoint_best.pt`` and ``checkpoint_last.pt`` in place. A process killed during that copy leaves a truncated
-  ``checkpoint_last.pt``, from which the run cannot resume. Here the copy gets a temporary name too.
+  ``checkpoint_last.pt``, from which the run cannot go on. Here the copy gets a temporary name too.
+* ``FairseqTask.get_batch_iterator``. Samples are grouped into batches in an order drawn for the epoch in which a
+  process starts, and the batches are then kept for all epochs. A run that went on from epoch 2 or later had other
+  batches than one that was never stopped. Here batches that are kept are always those of epoch 1.
 * ``load_checkpoint_to_cpu``. For a truncated file torch says ``[Errno 22] Invalid argument`` and no name.
 
 Checkpoints written with ``--write-checkpoints-asynchronously`` stay as fairseq writes them: not protected.
@@ -21,8 +25,10 @@ from typing import Any
 
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
+from fairseq.tasks import FairseqTask
 
 _fairseq_copy = PathManager.copy
+_fairseq_iterator = FairseqTask.get_batch_iterator
 _fairseq_load = checkpoint_utils.load_checkpoint_to_cpu
 
 
@@ -37,6 +43,17 @@ def copy_atomically(src_path: str, dst_path: str, overwrite: bool = False) -> bo
     shutil.copyfile(src_path, temporary)
     os.replace(temporary, dst_path)
     return True
+
+
+@wraps(_fairseq_iterator)
+def get_batch_iterator(self: FairseqTask, dataset: Any, *args: Any, epoch: int = 1, **kwargs: Any) -> Any:
+    """Return fairseq's iterator; batches that are kept over epochs do not depend on the epoch in which it is made."""
+    fresh = kwargs.get("disable_iterator_cache") or kwargs.get("update_epoch_batch_itr")
+    if fresh or dataset in self.dataset_to_epoch_iter or not self.can_reuse_epoch_itr(dataset):
+        return _fairseq_iterator(self, dataset, *args, epoch=epoch, **kwargs)
+    iterator = _fairseq_iterator(self, dataset, *args, epoch=1, **kwargs)
+    iterator.epoch = max(epoch, 1)
+    return iterator
 
 
 @wraps(_fairseq_load)
@@ -62,6 +79,7 @@ def _truncated(path: Path) -> str:
 
 
 def protect() -> None:
-    """Replace the two functions of fairseq; a second call changes nothing."""
+    """Replace the three functions of fairseq; a second call changes nothing."""
     PathManager.copy = staticmethod(copy_atomically)
+    FairseqTask.get_batch_iterator = get_batch_iterator
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
