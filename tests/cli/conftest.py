@@ -1,0 +1,44 @@
+"""Trained models that several command-line tests share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from tests.helpers import BIN, run_cli
+
+# What the scripts read, so that nothing of the caller's environment decides a test.
+SCRIPT_ENV = {"VIRTUAL_ENV": BIN.parent, "GPUS": 0, "NPROC": 1, "DRY_RUN": 0, "SEQUENCES": 8, "BATCH_SIZE": 8}
+LENGTH = 64  # tokens per sample: four blocks of the tiny model
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[..., Path]:
+    """Return ``once(name, build)``: the folder that ``build(folder)`` filled, made by one worker of all."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if hasattr(request.config, "workerinput") else base
+
+    def make(name: str, build: Callable[[Path], object]) -> Path:
+        folder = shared / name
+        with FileLock(shared / f"{name}.lock"):
+            if not (shared / f"{name}.done").exists():
+                folder.mkdir(exist_ok=True)
+                build(folder)
+                (shared / f"{name}.done").touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(once: Callable[..., Path], tiny_lm_data: Path) -> Path:
+    """Checkpoint of a tiny t2 after 150 updates of scripts/train_alm.sh; its folder has the logs. Read it only."""
+
+    def build(folder: Path) -> None:
+        env = SCRIPT_ENV | {"ARCH": "transnormer_lm_tiny", "SAVE_DIR": folder}
+        flags = ["--tokens-per-sample", LENGTH, "--max-update", 150, "--lr", 5e-3, "--warmup-updates", 20]
+        flags += ["--log-interval", 10, "--no-progress-bar"]
+        run_cli("scripts/train_alm.sh", tiny_lm_data, *flags, env=env)
+
+    return once("trained", build) / "checkpoint_last.pt"
