@@ -67,7 +67,9 @@ class SelfAttention(nn.Module):
         """Return q, k and v side by side, in the model's type."""
         return self.qkv(x)
 
-    def attend(self, qkv: Float[Tensor, "B T threeD"], key_padding_mask: Padding | None = None) -> Float[Tensor, "B T D"]:
+    def attend(
+        self, qkv: Float[Tensor, "B T threeD"], key_padding_mask: Padding | None = None
+    ) -> Float[Tensor, "B T D"]:
         """Return the sublayer's output from what ``project`` returned.
 
         Args:

@@ -23,7 +23,7 @@ class TwoStageFeedForward(nn.Module):
         """Return the sublayer's output from what ``widen`` returned."""
         raise NotImplementedError
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         return self.narrow(self.widen(x))
 
 
@@ -50,17 +50,18 @@ class GatedFeedForward(TwoStageFeedForward):
         self.out = nn.Linear(hidden, dim)
         self.dropout = dropout
 
-    def widen(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T twoF"]:
+    def widen(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows twoF"]:
         """Return gate and value, before the activation."""
         return self.gate_and_value(x)
 
-    def narrow(self, hidden: Float[Tensor, "B T twoF"]) -> Float[Tensor, "B T D"]:
+    def narrow(self, hidden: Float[Tensor, "*rows twoF"]) -> Float[Tensor, "*rows D"]:
         """Return the sublayer's output from what ``widen`` returned."""
         if self.dropout and self.training:
             gate, value = hidden.chunk(2, dim=-1)
             product = F.dropout(self.activation(gate), self.dropout) * value
         else:
-            product = by_segments(self._product, (hidden.flatten(0, 1),)).view(*hidden.shape[:2], -1)
+            rows = hidden.flatten(0, -2)
+            product = by_segments(self._product, (rows,)).view(*hidden.shape[:-1], -1)
         return self.final_activation(self.out(product))
 
     def _product(self, hidden: Tensor) -> Tensor:
@@ -85,10 +86,10 @@ class FeedForward(TwoStageFeedForward):
         self.out = nn.Linear(hidden, dim)
         self.dropout = dropout
 
-    def widen(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T F"]:
+    def widen(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows F"]:
         """Return the hidden channels, before the activation."""
         return self.inner(x)
 
-    def narrow(self, hidden: Float[Tensor, "B T F"]) -> Float[Tensor, "B T D"]:
+    def narrow(self, hidden: Float[Tensor, "*rows F"]) -> Float[Tensor, "*rows D"]:
         """Return the sublayer's output from what ``widen`` returned."""
         return self.out(F.dropout(self.activation(hidden), self.dropout, self.training))

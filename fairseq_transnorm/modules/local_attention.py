@@ -137,13 +137,16 @@ def block_local_from_rows(
         real = rows[0].new_ones(B, T, dtype=torch.bool) if key_padding_mask is None else ~key_padding_mask
         cut.append(blocks(real))
 
+    # the function lives until the backward pass: it must hold no tensor of a whole batch
+    num_rows, num_cut = len(rows), len(cut)
+
     def attend(*inputs: Tensor) -> Tensor:
         allowed = torch.ones(w, w, dtype=torch.bool, device=inputs[0].device)
         if causal:
             allowed = allowed.tril()
         if masked:
-            allowed = allowed & inputs[len(rows)][:, None, None, :]
-        q, k, v = prepare(*inputs[: len(rows)], *inputs[len(cut) :])
+            allowed = allowed & inputs[num_rows][:, None, None, :]
+        q, k, v = prepare(*inputs[:num_rows], *inputs[num_cut:])
         weights = F.dropout(weigh(q @ k.transpose(-1, -2), allowed, activation), dropout)
         return (weights @ v).transpose(1, 2)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .attention import SelfAttention, State
 from .feed_forward import TwoStageFeedForward
-from .recompute import recompute
+from .recompute import in_parts, recompute
 
 
 def add_with_dropout(x: Tensor, change: Tensor, probability: float) -> Tensor:
@@ -53,10 +53,13 @@ class TransNormerLayer(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Run on whole sequences; ``key_padding_mask`` is True at padding, None when there is none."""
         random = self.training and self.random_inside
-        qkv = recompute(lambda x: self.attn.project(self._before(self.attn_norm, x)), x)
-        x = self._add(self.attn_norm, x, recompute(self.attn.attend, qkv, key_padding_mask, random=random))
+        change = recompute(lambda x: self.attn(self._before(self.attn_norm, x), key_padding_mask), x, random=random)
+        x = self._add(self.attn_norm, x, change)
+        return self._add(self.ffn_norm, x, in_parts(self._feed_forward, x))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
         hidden = recompute(lambda x: self.ffn.widen(self._before(self.ffn_norm, x)), x)
-        return self._add(self.ffn_norm, x, recompute(self.ffn.narrow, hidden, random=random))
+        return recompute(self.ffn.narrow, hidden, random=self.training and self.random_inside)
 
     def step(
         self, x: Float[Tensor, "B T D"], state: State | None, position: int
