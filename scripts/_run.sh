@@ -175,6 +175,7 @@ plan_batch() {
                 "BATCH_SIZE (or --batch-size) may be: ${fits[*]}. For another batch: SEQUENCES=..., --update-freq N."
         freq=$((sequences / (batch * world_size)))
     fi
+    # With its default of 8 the last flag has ve-fairseq leave out the last batch of each epoch and of each validation.
     # shellcheck disable=SC2034  # for the script that sources this
     batch_flags=(--batch-size "$batch" --update-freq "$freq" --required-batch-size-multiple 1)
     if ((main_process)) && [[ $freq =~ ^[0-9]+$ ]]; then # else a list, one number an epoch
