@@ -82,8 +82,8 @@ def uninterrupted(once, tiny_lm_data):
     return folder
 
 
-# within the first epoch, at its end, and within the second
-@pytest.mark.parametrize("updates", [5, 8, 10])
+# at the end of the first epoch, and within the second
+@pytest.mark.parametrize("updates", [8, 10])
 def test_a_stopped_run_goes_on_bit_for_bit(updates, uninterrupted, tiny_lm_data, tmp_path):
     run_cli("fairseq-train", *arguments(tiny_lm_data, tmp_path, updates))
     assert load_run(tmp_path / "checkpoint_last.pt").updates == updates
@@ -93,7 +93,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(updates, uninterrupted, tiny_lm_data,
 
 # Checkpoints are written at updates 3, 6, 8 (the end of the epoch), 9, 12 and so on. Each is written under a temporary
 # name and renamed; but for the ends of epochs it is then copied to checkpoint_last.pt.
-@pytest.mark.parametrize(("moment", "left"), [("copyfile:2", 3), ("replace:2", 3), ("rename:2", 3), ("rename:3", 6)])
+@pytest.mark.parametrize(("moment", "left"), [("copyfile:2", 3), ("replace:2", 3), ("rename:3", 6)])
 def test_a_run_killed_while_saving_goes_on(moment, left, uninterrupted, tiny_lm_data, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(KILLER)
     env = {"PYTHONPATH": tmp_path, "KILL_IN": moment}
