@@ -1,6 +1,11 @@
 """Linear attention, stability and interpretability of transformers, as one fairseq plugin."""
 
-from . import checkpointing, models  # noqa: F401  (importing registers)
+import logging
+
+_level = logging.getLogger().level
+from . import checkpointing, models  # noqa: E402, F401  (importing registers)
+
+logging.getLogger().setLevel(_level)  # one of fairseq's own models sets it to DEBUG on import
 
 checkpointing.protect()
 
