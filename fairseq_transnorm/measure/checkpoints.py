@@ -75,20 +75,18 @@ def _read(path: Path, data: str | Path | None) -> dict[str, Any]:
         raise FileNotFoundError(f"checkpoint {path} is {what}; {folder}/ holds {beside or 'no .pt files'}")
     try:
         state = load_checkpoint_to_cpu(str(path), None if data is None else {"data": str(data)})
-    except PermissionError:
-        raise
+    except (PermissionError, ValueError):
+        raise  # these name the file themselves, the second in fairseq_transnorm.checkpointing
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
-            refused = [line.strip() for line in str(error).splitlines() if "Unsupported" in line]
-            raise ValueError(
-                f"checkpoint {path} holds objects that torch's safe loader refuses ({refused[0][:200]}); "
-                "it was written by an older fairseq, or is not one of fairseq's"
-            ) from error
-        raise ValueError(_broken(path, error)) from error
-    except (RuntimeError, EOFError, KeyError, TypeError, AttributeError, ValueError, IndexError, OSError) as error:
-        raise ValueError(_broken(path, error)) from error
+        refused = [line.strip() for line in str(error).splitlines() if "Unsupported" in line]
+        raise ValueError(
+            f"checkpoint {path} holds objects that torch's safe loader refuses ({(refused or [str(error)])[0]:.200}); "
+            "it was written by an older fairseq, or is not one of fairseq's"
+        ) from error
+    except (RuntimeError, EOFError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
+        raise ValueError(_foreign(path, f"{type(error).__name__}: {_first_line(error)}")) from error
     if not isinstance(state, dict) or not state.get("model") or not state.get("cfg"):
-        raise ValueError(_broken(path, "it lacks the entries 'model' and 'cfg'"))
+        raise ValueError(_foreign(path, "no entries 'model' and 'cfg'"))
     known = {"model": {*MODEL_REGISTRY, *ARCH_MODEL_REGISTRY}, "task": set(TASK_REGISTRY)}
     for kind, names in known.items():
         if (name := state["cfg"][kind]._name) not in names:
@@ -131,12 +129,8 @@ def _misfit(path: Path, state: dict[str, Any], task: Any, error: Exception) -> s
     )
 
 
-def _broken(path: Path, error: Exception | str) -> str:
-    reason = error if isinstance(error, str) else f"{type(error).__name__}: {_first_line(error)}"
-    return (
-        f"checkpoint {path} ({path.stat().st_size:,} bytes) is truncated or not a fairseq checkpoint ({reason}); "
-        f"copy it again, or take another one: {sorted(p.name for p in path.parent.glob('*.pt') if p != path)}"
-    )
+def _foreign(path: Path, reason: str) -> str:
+    return f"{path} is not a fairseq checkpoint ({reason}); give a .pt file that fairseq-train wrote"
 
 
 def _first_line(error: Exception) -> str:

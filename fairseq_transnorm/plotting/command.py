@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -84,8 +83,6 @@ def run_analysis(
         summary: rows and options -> the shorter rows to print; None prints all.
         need_inputs: whether there must be files on the command line or a ``--table``.
     """
-    # Some of fairseq's imports set the root logger to DEBUG, and matplotlib then tells of every glyph.
-    logging.getLogger().setLevel(logging.WARNING)
     options = parser.parse_args(argv)
     given = getattr(options, "inputs", [])
     if options.table and given:
