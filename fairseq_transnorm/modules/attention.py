@@ -20,6 +20,7 @@ from .linear_attention import (
 from .local_attention import SOFTMAX, block_local_attention, block_local_from_rows, dense_block_local_weights
 from .lrpe import LRPE, encode
 from .norms import at_least_float32
+from .recompute import no_autocast
 
 State = tuple[Tensor, ...]  # what a layer remembers between steps; every tensor has the batch first
 Padding = Bool[Tensor, "B S"]  # True at padding
@@ -76,7 +77,7 @@ class SelfAttention(nn.Module):
             qkv: q, k and v side by side.
             key_padding_mask: True at padding, which no query sees; None when there is none.
         """
-        with torch.autocast(qkv.device.type, enabled=False):
+        with no_autocast(qkv.device):
             out = self.mix(self.heads(qkv), key_padding_mask)
         return self._finish(out, qkv.dtype)
 
@@ -89,7 +90,7 @@ class SelfAttention(nn.Module):
     ) -> tuple[Float[Tensor, "B T D"], State]:
         """Attend from T new positions, the first of which is ``position``, after those that ``state`` remembers."""
         qkv = self.project(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x.device):
             out, state = self.mix_step(*self.features(self.heads(qkv), position), state, position)
         return self._finish(out, qkv.dtype), state
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .recompute import SEGMENT_NUMBERS, GradientsByParts, without_autocast
+from .recompute import SEGMENT_NUMBERS, GradientsByParts, no_autocast
 
 State = Float[Tensor, "B H K V"]
 
@@ -117,11 +117,12 @@ def chunkwise_from_rows(
     """
     if chunk_length < 1:
         raise ValueError(f"chunkwise_linear_attention: chunk_length {chunk_length} must be at least 1; try 64")
-    if state is None:
-        with torch.no_grad():
-            q, _, v = prepare(*(row[:, :1] for row in rows), *shared)
-        state = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1])
-    return _Chunkwise.apply(prepare, chunk_length, len(rows), state, *rows, *shared)
+    with no_autocast(rows[0].device):
+        if state is None:
+            with torch.no_grad():
+                q, _, v = prepare(*(row[:, :1] for row in rows), *shared)
+            state = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1])
+        return _Chunkwise.apply(prepare, chunk_length, len(rows), state, *rows, *shared)
 
 
 class _Segments:
@@ -198,8 +199,12 @@ class _Chunkwise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    @without_autocast
     def backward(ctx: Any, grad: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
+        with no_autocast(grad.device):
+            return _Chunkwise._backward(ctx, grad, grad_state)
+
+    @staticmethod
+    def _backward(ctx: Any, grad: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
         starts, *inputs = ctx.saved_tensors
         segments = _Segments(inputs[0], starts[0], ctx.chunk_length)
         grads = GradientsByParts(inputs, ctx.num_rows, ctx.needs_input_grad[4:])

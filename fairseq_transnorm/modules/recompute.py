@@ -7,7 +7,6 @@ so that on a CPU everything between its inputs and its output stays in the cache
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import wraps
 from typing import Any
 
 import torch
@@ -17,6 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 # rows of a segment hold about this many numbers: 1 MiB of float32, the size of a core's own cache
 SEGMENT_NUMBERS = 2**18
+
+
+def no_autocast(device: torch.device) -> torch.autocast:
+    """Return a context without autocast on ``device``, also where the caller switched it on."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def recompute(function: Callable[..., Tensor], *inputs: Tensor | None, random: bool = False) -> Tensor:
@@ -102,17 +106,6 @@ class GradientsByParts:
                 total += grad
 
 
-def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Switch autocast off in a backward pass, which may be called inside a context that switched it on."""
-
-    @wraps(backward)
-    def wide(ctx: Any, grad: Tensor, *grads: Tensor) -> Any:
-        with torch.autocast(grad.device.type, enabled=False):
-            return backward(ctx, grad, *grads)
-
-    return wide
-
-
 class _BySegments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, function: Callable[..., Tensor], length: int, num_rows: int, *inputs: Tensor) -> Tensor:
@@ -130,13 +123,12 @@ class _BySegments(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    @without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grads = GradientsByParts(ctx.saved_tensors, ctx.num_rows, ctx.needs_input_grad[3:])
         for start in range(0, len(grad), ctx.length):
             part = slice(start, start + ctx.length)
             inputs = grads.parts((part,))
-            with torch.enable_grad():
+            with torch.enable_grad(), no_autocast(grad.device):
                 out = ctx.function(*inputs)
             grads.add((out,), (grad[part],))
         return None, None, None, *grads.totals

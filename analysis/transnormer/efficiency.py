@@ -1,0 +1,151 @@
+"""Measure and draw time per token and peak memory against sequence length: our forms, torch's and fairseq's.
+
+In one process and one run: causal attention operators (forward and backward), whole training steps of transnormer_t2
+and of fairseq's transformer_lm with as many parameters (peak memory in child processes), and the decoding of a token.
+Prints a table of ratios beside the package's targets. One thread unless --threads says more.
+
+  python analysis/transnormer/efficiency.py
+  python analysis/transnormer/efficiency.py --quick --out outputs/efficiency
+"""
+
+import argparse
+import sys
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+
+from fairseq_transnorm.measure import efficiency
+from fairseq_transnorm.measure.efficiency import OURS, PEER
+from fairseq_transnorm.plotting import (
+    analysis_parser,
+    describe,
+    legend,
+    line_styles,
+    log_axis,
+    panel_title,
+    panels,
+    run_analysis,
+)
+
+COLUMNS = ("quantity", "form", "length")
+PARTS = ("operator", "step", "memory", "decoding")
+FULL: dict[str, Any] = {
+    "lengths": [512, 2048, 4096, 8192],
+    "tokens": 8192,
+    "dim": 512,
+    "layers": 6,
+    "heads": 8,
+    "repeats": 3,
+}
+QUICK: dict[str, Any] = {
+    "lengths": [512, 1024, 2048],
+    "tokens": 2048,
+    "dim": 256,
+    "layers": 4,
+    "heads": 4,
+    "repeats": 2,
+}
+OPERATOR_LENGTHS = [1024, 2048, 4096, 8192]
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    plan = QUICK if options.quick else FULL
+    size = {key: plan[key] for key in ("dim", "layers", "heads")} | {"vocabulary": options.vocabulary}
+    lengths, tokens, repeats = plan["lengths"], plan["tokens"], options.repeats or plan["repeats"]
+    steps = {
+        "operator": lambda: efficiency.operator_times(OPERATOR_LENGTHS, ["chunk", "quadratic", "sdpa"], repeats),
+        "step": lambda: efficiency.training_times(lengths, tokens, repeats, **size),
+        "memory": lambda: efficiency.step_memory(lengths, tokens, **size),
+        "decoding": lambda: efficiency.decoding_times([100, 1000, 8000], 10 * repeats, **size),
+    }
+    rows = []
+    for part in (part for part in PARTS if part not in options.skip):
+        print(f"measuring: {part}", file=sys.stderr, flush=True)
+        rows += steps[part]()
+    return rows
+
+
+def summary(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the ratios, each beside its target."""
+    value: dict[tuple[str, str, int], float] = {
+        (r["quantity"], r["form"], r["length"]): r["seconds" if "seconds" in r else "mebibytes"] for r in rows
+    }
+    lines: list[dict[str, Any]] = []
+
+    def ratio(
+        what: str, over: tuple[str, str, int], under: tuple[str, str, int], target: str, scale: float = 1
+    ) -> None:
+        if over in value and under in value:
+            lines.append({"quantity": what, "ratio": round(scale * value[over] / value[under], 3), "target": target})
+
+    ratio("operator at 8192: sdpa / chunk", ("operator", "sdpa", 8192), ("operator", "chunk", 8192), ">= 16")
+    ratio(
+        "operator, time per token: chunk at 8192 / at 1024",
+        ("operator", "chunk", 8192),
+        ("operator", "chunk", 1024),
+        "<= 1.25",
+        1024 / 8192,
+    )
+    targets = {512: ">= 1.0", 2048: ">= 1.7", 4096: ">= 2.8", 8192: ">= 4.5"}
+    for length in sorted({r["length"] for r in rows if r["quantity"] == "step"}):
+        target = "" if options.quick else targets.get(length, "")
+        ratio(f"step at {length}: {PEER} / {OURS}", ("step", PEER, length), ("step", OURS, length), target)
+    for length in sorted({r["length"] for r in rows if r["quantity"] == "memory"}):
+        target = "<= 0.6" if length == 8192 else ""
+        ratio(f"peak memory at {length}: {OURS} / {PEER}", ("memory", OURS, length), ("memory", PEER, length), target)
+    late, early = ("decoding", OURS, 8000), ("decoding", OURS, 100)
+    ratio(f"decoding, {OURS}: at 8000 / at 100", late, early, "<= 1.1")
+    target = "" if options.quick else ">= 5"
+    ratio(f"decoding at 8000: {PEER} / {OURS}", ("decoding", PEER, 8000), late, target)
+    return lines
+
+
+def draw(rows: list[dict[str, Any]], stem: str, options: argparse.Namespace) -> None:
+    titles = {
+        "operator": ("attention, forward + backward", "time per token (µs)"),
+        "step": ("training step", "time per token (µs)"),
+        "memory": ("training step", "peak memory (MiB)"),
+        "decoding": ("decoding", "time of one token (ms)"),
+    }
+    parts = [part for part in PARTS if any(row["quantity"] == part for row in rows)]
+    tokens = (QUICK if options.quick else FULL)["tokens"]
+    with panels(stem, rows, ncols=len(parts), size=(3.3, 3.1), seed=options.seed) as axes:
+        for part, ax in zip(parts, axes, strict=True):
+            mine = [row for row in rows if row["quantity"] == part]
+            plot(ax, mine, part, tokens)
+            panel_title(ax, titles[part][0])
+            describe(ax, x="position" if part == "decoding" else "tokens per sample", y=titles[part][1])
+            log_axis(ax, "x", plain=True)
+            log_axis(ax, "y", plain=True)
+            lengths = sorted({row["length"] for row in mine})
+            ax.set_xticks(lengths, [f"{length:,}" for length in lengths])
+            ax.minorticks_off()
+            legend(ax)
+
+
+def plot(ax: Axes, rows: list[dict[str, Any]], part: str, tokens: int) -> None:
+    forms = list(dict.fromkeys(row["form"] for row in rows))
+    for form, style in line_styles(forms).items():
+        mine = sorted((row for row in rows if row["form"] == form), key=lambda row: row["length"])
+        scale = {"operator": lambda r: 1e6 * r["seconds"] / r["length"], "step": lambda r: 1e6 * r["seconds"] / tokens}
+        scale |= {"memory": lambda r: r["mebibytes"], "decoding": lambda r: 1e3 * r["seconds"]}
+        ax.plot([r["length"] for r in mine], [scale[part](r) for r in mine], **style, label=form)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = analysis_parser(__doc__, "outputs/efficiency")
+    parser.add_argument(
+        "--quick", action="store_true", help="smaller models, a minute or two; targets are for the full"
+    )
+    parser.add_argument("--repeats", type=int, help="timed turns; default 3, quick 2")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
+    parser.add_argument("--vocabulary", type=int, default=2000, help="dictionary entries (default: %(default)s)")
+    parser.add_argument("--skip", nargs="*", choices=PARTS, default=[], help="parts that are not measured")
+    return run_analysis(parser, argv, measure, draw, columns=COLUMNS, summary=summary, need_inputs=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""Time and memory of attention operators, training steps and decoding steps, each beside a peer in the same run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fairseq.criterions.cross_entropy import CrossEntropyCriterion
+from fairseq.data import Dictionary
+from fairseq.models import ARCH_CONFIG_REGISTRY, MODEL_REGISTRY, FairseqLanguageModel
+from fairseq.models.transformer_lm import TransformerLanguageModelConfig
+from fairseq.optim.adam import Adam
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from ..models.transnormer.config import TransNormerLMConfig
+from ..modules.linear_attention import chunkwise_linear_attention, quadratic_linear_attention
+
+OURS, PEER = "transnormer_t2", "transformer_lm"
+_MODELS = {OURS: ("transnormer_lm", TransNormerLMConfig), PEER: ("transformer_lm", TransformerLanguageModelConfig)}
+
+OPERATORS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "chunk": lambda q, k, v: chunkwise_linear_attention(q, k, v)[0],
+    "quadratic": quadratic_linear_attention,
+    "sdpa": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+}
+
+
+def median_times(calls: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 1) -> dict[str, float]:
+    """Return the median seconds of each call; the calls take turns, so that a drifting machine hits all alike."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(warmup + repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if turn >= warmup:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def operator_times(
+    lengths: list[int], forms: list[str], repeats: int, heads: int = 8, width: int = 64, quadratic_limit: int = 2048
+) -> list[dict[str, Any]]:
+    """Time forward and backward of causal attention operators on one sequence, all lengths in turn.
+
+    Args:
+        lengths: positions N of the sequence.
+        forms: names in ``OPERATORS``.
+        repeats: timed turns.
+        heads, width: heads H and their width K = V.
+        quadratic_limit: longest sequence for the quadratic form, whose scores are H N^2 numbers.
+    """
+    calls: dict[str, Callable[[], Any]] = {}
+    for length in lengths:
+        q, k, v, grad = (torch.randn(1, heads, length, width) for _ in range(4))
+        inputs = [x.requires_grad_() for x in (q, k, v)]
+        for form in forms:
+            if form != "quadratic" or length <= quadratic_limit:
+                calls[f"{form} {length}"] = _forward_backward(OPERATORS[form], inputs, grad)
+    rows = []
+    for name, seconds in median_times(calls, repeats).items():
+        form, at = name.split()
+        rows.append({"quantity": "operator", "form": form, "length": int(at), "seconds": seconds})
+    return rows
+
+
+def _forward_backward(form: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor) -> Callable[[], Any]:
+    return lambda: torch.autograd.grad(form(*inputs), inputs, grad)
+
+
+def build_model(name: str, length: int, dim: int, layers: int, heads: int, vocabulary: int) -> FairseqLanguageModel:
+    """Build a language model as fairseq would, with random weights and a made-up dictionary.
+
+    Args:
+        name: ``transnormer_t2``, or ``transformer_lm`` of the same size (feed-forward of 4 D, pre-norm).
+        length: tokens per sample.
+        dim, layers, heads: model width D, layers L and heads H.
+        vocabulary: entries of the dictionary.
+    """
+    dictionary = Dictionary()
+    for i in range(vocabulary - len(dictionary)):
+        dictionary.add_symbol(f"w{i}")
+    model, config = _MODELS[name]
+    options = {
+        "decoder_embed_dim": dim,
+        "decoder_layers": layers,
+        "decoder_attention_heads": heads,
+        "decoder_ffn_embed_dim": 4 * dim,
+        "tokens_per_sample": length,
+        "max_target_positions": length,
+    }
+    if name == PEER:
+        options |= {"share_decoder_input_output_embed": True, "decoder_normalize_before": True, "add_bos_token": False}
+        options |= {"decoder_input_dim": dim, "decoder_output_dim": dim, "tpu": False}
+    cfg = OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(config), resolve=False))
+    cfg.merge_with(options)
+    ARCH_CONFIG_REGISTRY[model](cfg)
+    task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary)
+    return MODEL_REGISTRY[model].build_model(cfg, task)
+
+
+class TrainingStep:
+    """One update on random tokens: forward, fairseq's cross entropy, backward, fairseq's Adam.
+
+    Args:
+        model: language model.
+        length: tokens per sample.
+        tokens: of the batch.
+    """
+
+    def __init__(self, model: FairseqLanguageModel, length: int, tokens: int) -> None:
+        self.model = model.train()
+        dictionary = model.decoder.dictionary
+        self.criterion = CrossEntropyCriterion(SimpleNamespace(target_dictionary=dictionary), sentence_avg=False)
+        self.optimizer = Adam(model.parameters(), lr=1e-4, weight_decay=0.01)
+        batch = torch.randint(dictionary.nspecial, len(dictionary), (max(1, tokens // length), length + 1))
+        self.sample = {
+            "net_input": {"src_tokens": batch[:, :-1].contiguous()},
+            "target": batch[:, 1:].contiguous(),
+            "ntokens": batch.shape[0] * length,
+        }
+
+    def __call__(self) -> None:
+        loss, size, _ = self.criterion(self.model, self.sample)
+        (loss / size).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def training_times(lengths: list[int], tokens: int, repeats: int, **size: int) -> list[dict[str, Any]]:
+    """Time a training step of both models at every number of tokens per sample.
+
+    Args:
+        lengths: tokens per sample.
+        tokens: of a batch, the same at every length.
+        repeats: timed turns.
+        size: ``dim``, ``layers``, ``heads`` and ``vocabulary``.
+    """
+    rows = []
+    for length in lengths:
+        models = {name: build_model(name, length, **size) for name in _MODELS}
+        steps = {name: TrainingStep(model, length, tokens) for name, model in models.items()}
+        for name, seconds in median_times(steps, repeats).items():
+            parameters = sum(p.numel() for p in models[name].parameters())
+            rows.append(
+                {"quantity": "step", "form": name, "length": length, "seconds": seconds, "parameters": parameters}
+            )
+    return rows
+
+
+def step_memory(lengths: list[int], tokens: int, **size: int) -> list[dict[str, Any]]:
+    """Return how far the first training step raises the peak memory of a fresh process, in MiB; Linux only.
+
+    Arguments as in ``training_times``.
+    """
+    rows = []
+    for length in lengths:
+        for name in _MODELS:
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                peak = pool.apply(_peak_of_step, (name, length, tokens, size))
+            rows.append({"quantity": "memory", "form": name, "length": length, "mebibytes": peak})
+    return rows
+
+
+def _peak_of_step(name: str, length: int, tokens: int, size: dict[str, int]) -> float:
+    torch.set_num_threads(1)
+    model = build_model(name, length, **size)
+    TrainingStep(model, 64, 64)()  # what the first use of each operation allocates is not of the step
+    step = TrainingStep(model, length, tokens)
+    before = _memory("VmRSS")
+    step()
+    return _memory("VmHWM") - before
+
+
+def _memory(field: str) -> float:
+    """Return ``VmRSS`` (memory now) or ``VmHWM`` (its peak) of this process, in MiB."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        raise FileNotFoundError(
+            "peak memory is read from /proc/self/status, which this system lacks; use --skip memory"
+        )
+    line = next(line for line in status.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+@torch.no_grad()
+def decoding_times(positions: list[int], repeats: int, **size: int) -> list[dict[str, Any]]:
+    """Time the decoding of one token by both models after so many earlier tokens, all positions in turn.
+
+    Args:
+        positions: how many tokens were read before.
+        repeats: timed tokens.
+        size: as in ``training_times``.
+    """
+    calls: dict[str, Callable[[], Any]] = {}
+    length = max(positions) + 2 * repeats + 8
+    for name in _MODELS:
+        model = build_model(name, length, **size).eval()
+        for position in positions:
+            fill = _prefill if name == OURS else _fill_cache
+            calls[f"{name} {position}"] = _one_more_token(model, position, fill(model, position))
+    rows = []
+    for key, seconds in median_times(calls, repeats, warmup=3).items():
+        name, at = key.split()
+        rows.append({"quantity": "decoding", "form": name, "length": int(at), "seconds": seconds})
+    return rows
+
+
+def _one_more_token(model: FairseqLanguageModel, position: int, state: dict[str, Any]) -> Callable[[], Any]:
+    tokens = torch.full((1, position), 5)
+
+    def call() -> None:
+        nonlocal tokens
+        tokens = F.pad(tokens, (0, 1), value=5)
+        model.decoder(tokens, incremental_state=state)
+
+    return call
+
+
+def _prefill(model: FairseqLanguageModel, position: int) -> dict[str, Any]:
+    state: dict[str, Any] = {}
+    model.decoder(torch.full((1, position), 5), incremental_state=state, features_only=True)
+    return state
+
+
+def _fill_cache(model: FairseqLanguageModel, position: int) -> dict[str, Any]:
+    """Put random keys and values of ``position`` tokens into fairseq's cache, which has no other way but one by one."""
+    state: dict[str, Any] = {}
+    for layer in model.decoder.layers:
+        attn = layer.self_attn
+        keys, values = (torch.randn(1, attn.num_heads, position, attn.head_dim) for _ in range(2))
+        attn._set_input_buffer(state, {"prev_key": keys, "prev_value": values, "prev_key_padding_mask": None})
+    return state
