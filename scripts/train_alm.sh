@@ -35,7 +35,7 @@ plan_workers "$@"
 plan_batch "${SEQUENCES:-128}" "$@"
 
 last=$save_dir/checkpoint_last.pt
-if [[ -e $last && ${DRY_RUN:-0} != 1 ]] && ((main_process)) && ! has --restore-file "$@"; then
+if [[ -e $last && ${DRY_RUN:-0} != 1 ]] && ((main_process)) && ! has --restore-file "$@" && ! has --user-dir "$@"; then
     updates=$(python -m fairseq_transnorm.measure.describe "$last" "$data" --only updates) ||
         die "cannot go on from $last" "remove it to start from the beginning, or give another SAVE_DIR"
     if ((updates >= max_update)); then # fairseq would do one more update

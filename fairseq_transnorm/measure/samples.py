@@ -2,14 +2,16 @@
 
 ``python -m fairseq_transnorm.measure.samples CHECKPOINT DATA --prompt TEXT [fairseq-interactive flags]``
 
-A text begins with its prompt and ends where the model ends the line, or after ``--length`` further tokens. Tokens are
-drawn from the 50 likeliest at each step; ``--beam`` searches for a likely text instead. Each call draws anew,
-``--seed`` repeats.
+A text begins with its prompt and ends where the model ends the line, or after ``--length`` further tokens. With
+``--go-on`` it has exactly so many tokens, on as many lines as they take; fairseq-interactive cannot do that, so its
+generator is called from here. Tokens are drawn from the 50 likeliest at each step; ``--beam`` searches for a likely
+text instead. The same call gives the same text, another ``--seed`` another one.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import io
 import os
@@ -17,8 +19,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+import torch
+from fairseq import checkpoint_utils, tasks, utils
 from fairseq import options as fairseq_options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
@@ -81,6 +85,49 @@ class _Texts(io.TextIOBase):
         return len(text)
 
 
+def _interactive(cfg: Any, prompts: Sequence[str], raw: bool) -> None:
+    from fairseq_cli import interactive  # here, since importing it sets up logging
+
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.interactive.input = os.path.join(folder, "prompts.txt")
+        Path(cfg.interactive.input).write_text("".join(prompt + "\n" for prompt in prompts), encoding="utf-8")
+        with contextlib.redirect_stdout(sys.stdout if raw else _Texts(sys.stdout)):
+            interactive.main(cfg)
+
+
+def _go_on(cfg: Any, prompts: Sequence[str], length: int) -> None:
+    """Print texts of ``length`` new tokens each: ``</s>`` ends a line, and ``<s>``, which never comes, the text."""
+    task = tasks.setup_task(cfg.task)
+    overrides = ast.literal_eval(cfg.common_eval.model_overrides)
+    models, _ = checkpoint_utils.load_model_ensemble([cfg.common_eval.path], overrides, task)
+    device = "cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu"
+    for model in models:
+        model.to(device).prepare_for_inference_(cfg)
+    coders = [coder for coder in (task.build_tokenizer(cfg.tokenizer), task.build_bpe(cfg.bpe)) if coder is not None]
+    dictionary = task.target_dictionary
+    end = dictionary.eos()
+    utils.set_torch_seed(cfg.common.seed)
+    for prompt in prompts:
+        text = prompt
+        for coder in coders:
+            text = coder.encode(text)
+        prefix = dictionary.encode_line(text, append_eos=False, add_if_not_exist=False).long().to(device)
+        source = torch.cat([prefix.new_tensor([end]), prefix])[None]
+        total = len(prefix) + length
+        cfg.generation.max_len_a, cfg.generation.max_len_b, cfg.generation.min_len = 0, total, total
+        generator = task.build_generator(models, cfg.generation, extra_gen_cls_kwargs={"eos": dictionary.bos()})
+        sample = {"net_input": {"src_tokens": source, "src_lengths": source.new_tensor([source.shape[1]])}}
+        best = generator.generate(models, sample, prefix_tokens=prefix[None] if len(prefix) else None, bos_token=end)
+        lines: list[list[int]] = [[]]
+        for token in best[0][0]["tokens"].tolist()[:-1]:
+            lines.append([]) if token == end else lines[-1].append(token)
+        for line in lines:
+            text = dictionary.string(line)
+            for coder in reversed(coders):
+                text = coder.decode(text)
+            print(text, flush=True)
+
+
 def sample(
     checkpoint: str | Path,
     data: str | Path,
@@ -89,6 +136,7 @@ def sample(
     shortest: int = 1,
     flags: Sequence[str] = (),
     raw: bool = False,
+    go_on: bool = False,
 ) -> None:
     """Print a text for each prompt.
 
@@ -100,21 +148,24 @@ def sample(
         shortest: the model may not end the line before so many tokens, prompt included.
         flags: more flags for fairseq-interactive; they win.
         raw: print all that fairseq-interactive prints: source, scores, symbols.
-    """
-    from fairseq_cli import interactive  # here, since importing it sets up logging
+        go_on: go on after the end of a line, until there are ``length`` new tokens, the ends of lines included.
 
+    Raises:
+        ValueError: ``raw`` and ``go_on``, or lengths that do not fit.
+    """
+    if raw and go_on:
+        raise ValueError("--raw shows what fairseq-interactive prints, which --go-on does without; give one of them")
     run = load_run(checkpoint, data)
-    tokenizer = bpe_args(data) if (Path(data) / NOTE).is_file() else []
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "prompts.txt"
-        file.write_text("".join(prompt + "\n" for prompt in prompts), encoding="utf-8")
-        arguments = [os.fspath(data), "--task", "language_modeling", "--path", str(run.path), "--input", str(file)]
-        arguments += ["--add-bos-token"] if run.cfg.task.get("add_bos_token", False) else []
-        arguments += [*tokenizer, *search_flags(flags), *length_flags(run, prompts, length, shortest), *flags]
-        parser = fairseq_options.get_interactive_generation_parser()
-        cfg = convert_namespace_to_omegaconf(fairseq_options.parse_args_and_arch(parser, arguments))
-        with contextlib.redirect_stdout(sys.stdout if raw else _Texts(sys.stdout)):
-            interactive.main(cfg)
+    arguments = [os.fspath(data), "--task", "language_modeling", "--path", str(run.path)]
+    arguments += ["--add-bos-token"] if run.cfg.task.get("add_bos_token", False) else []
+    arguments += bpe_args(data) if (Path(data) / NOTE).is_file() else []
+    arguments += [*search_flags(flags), *length_flags(run, prompts, length, shortest), *flags]
+    parser = fairseq_options.get_interactive_generation_parser()
+    cfg = convert_namespace_to_omegaconf(fairseq_options.parse_args_and_arch(parser, arguments))
+    if go_on:
+        _go_on(cfg, prompts, length)
+    else:
+        _interactive(cfg, prompts, raw)
 
 
 def read_prompts(given: Sequence[str] | None) -> list[str]:
@@ -142,9 +193,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--length", type=int, default=200, metavar="N", help="most tokens to add, default %(default)s")
     parser.add_argument("--min-len", type=int, default=1, metavar="N", help="no end of the line before so many tokens")
     parser.add_argument("--raw", action="store_true", help="print all that fairseq-interactive prints")
+    parser.add_argument("--go-on", action="store_true", help="also after the end of a line, until --length is reached")
     options, flags = parser.parse_known_args(argv)
     prompts = read_prompts(options.prompt)
-    sample(options.checkpoint, options.data, prompts, options.length, options.min_len, flags, options.raw)
+    how = {"raw": options.raw, "go_on": options.go_on}
+    sample(options.checkpoint, options.data, prompts, options.length, options.min_len, flags, **how)
 
 
 if __name__ == "__main__":

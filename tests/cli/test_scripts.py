@@ -161,7 +161,7 @@ def someone_left(group):
 @pytest.mark.parametrize(("sent", "processes"), [(signal.SIGTERM, 2), (signal.SIGINT, 1)])
 def test_stopping_the_script_stops_its_processes(sent, processes, tiny_lm_data, tmp_path):
     settings = {"ARCH": "transnormer_lm_tiny", "NPROC": processes, "BATCH_SIZE": 2, "SAVE_DIR": tmp_path}
-    flags = ["--tokens-per-sample", "32", "--log-interval", "1"]
+    flags = ["--tokens-per-sample", "32", "--log-interval", "1", "--max-update", "5000"]
     script = subprocess.Popen(
         [*command_line("scripts/train_alm.sh"), str(tiny_lm_data), *flags],
         env=cli_env(SCRIPT_ENV | settings),

@@ -203,6 +203,24 @@ def test_generate_script_prints_texts_beyond_the_training_length(trained, tiny_l
     assert texts[0] in run_cli(*command, env=env).stdout, "the same seed gives another text"
 
 
+def test_generate_script_goes_on_after_the_end_of_a_line(run, trained, tiny_lm_data):
+    env = SCRIPT_ENV | {"PROMPT": PROMPT, "LENGTH": 120, "GO_ON": 1}
+    output = run_cli("scripts/generate.sh", trained, tiny_lm_data, "--sampling-topk", 1, "--cpu", env=env).stdout
+    lines = [line for line in output.splitlines() if not line.startswith("INFO")]
+
+    # the likeliest token each time, </s> as any other
+    dictionary = run.task.target_dictionary
+    tokens = [dictionary.eos(), *tokens_of(run, PROMPT)]
+    start = len(tokens)
+    while len(tokens) < start + 120:
+        last = log_probs(run, tokens)[-1]
+        last[[dictionary.pad(), dictionary.bos()]] = -math.inf
+        tokens.append(int(last.argmax()))
+    expected = " ".join("\n" if t == dictionary.eos() else dictionary[t] for t in tokens[1:])
+    assert lines == [line.strip() for line in expected.split("\n")]
+    assert len(lines) > 3
+
+
 def test_generate_script_reads_prompts_and_shows_fairseq_s_own_output(trained, tiny_lm_data):
     command = ["scripts/generate.sh", trained, tiny_lm_data, "--beam", 2, "--cpu"]
     env = SCRIPT_ENV | {"LENGTH": 8, "RAW": 1}
