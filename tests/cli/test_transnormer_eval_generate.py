@@ -240,3 +240,19 @@ def test_hub_scores_and_samples(run, trained, tiny_lm_data):
     sampled = hub.sample(PROMPT, beam=1, sampling=True, sampling_topk=5, max_len_b=20, nbest=1)
     assert sampled.startswith(PROMPT)
     assert len(sampled.split()) > len(PROMPT.split())
+
+
+def test_generate_script_undoes_the_tokenisation_of_the_data(tiny_lm_data, tmp_path):
+    text = [f for split in ("train", "valid", "test") for f in (f"--{split}", tiny_lm_data.parent / f"{split}.txt")]
+    how = ["--tokenizer", "sentencepiece", "--vocab-size", 80, "--workers", 1, "--out", tmp_path / "data"]
+    run_cli("preprocessing/text.py", *text, *how)
+    env = SCRIPT_ENV | {"ARCH": "transnormer_lm_tiny", "SAVE_DIR": tmp_path, "LENGTH": 40, "PROMPT": "The old kings"}
+    run_cli("scripts/train_alm.sh", tmp_path / "data", "--tokens-per-sample", 32, "--max-update", 3, env=env)
+    generate = ["scripts/generate.sh", tmp_path / "checkpoint_last.pt", tmp_path / "data", "--min-len", 30]
+    for mode in ("RAW", "GO_ON"):
+        output = run_cli(*generate, env=env | {mode: 1}).stdout
+        if mode == "RAW":
+            assert re.search(r"^S-0\t▁", output, re.M), "the prompt was not cut into pieces"
+            output = re.search(r"^D-0\t\S+\t(.*)", output, re.M)[1]
+        assert "he old kings" in output  # T is not in the corpus
+        assert "▁" not in output
