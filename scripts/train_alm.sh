@@ -35,14 +35,15 @@ plan_workers "$@"
 plan_batch "${SEQUENCES:-128}" "$@"
 
 last=$save_dir/checkpoint_last.pt
-if [[ -e $last && ${DRY_RUN:-0} != 1 ]] && ((main_process)) && ! has --restore-file "$@" && ! has --user-dir "$@"; then
+# every process looks, so that all of them stop or none does
+if [[ -e $last && ${DRY_RUN:-0} != 1 ]] && ! has --restore-file "$@" && ! has --user-dir "$@"; then
     updates=$(python -m fairseq_transnorm.measure.describe "$last" "$data" --only updates) ||
         die "cannot go on from $last" "remove it to start from the beginning, or give another SAVE_DIR"
     if ((updates >= max_update)); then # fairseq would do one more update
-        echo "Nothing to do: $last has $updates updates already, --max-update is $max_update." >&2
+        ((!main_process)) || echo "Nothing to do: $last has $updates updates already, --max-update is $max_update." >&2
         exit
     fi
-    echo "Going on from $last after $updates updates." >&2
+    ((!main_process)) || echo "Going on from $last after $updates updates." >&2
 fi
 
 run "$save_dir" fairseq-train "$data" \

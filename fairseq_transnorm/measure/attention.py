@@ -82,18 +82,11 @@ def _collector(
 
 def _watch(module: Any, kind: str, collect: Callable[[Tensor], None]) -> RemovableHandle:
     """Have ``collect`` called with the weights of ``module`` each time that it runs."""
-    busy = False
 
     def look(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        nonlocal busy
-        if busy:  # the layer is asked for its weights, and runs its projection once more for that
-            return
-        busy = True
         collect(_softmax_weights(module, *args, **kwargs) if kind == "softmax" else module.attention_weights(args[0]))
-        busy = False
 
-    # Our layers call their attention in two stages, never as a whole; the first is the projection of the layer input.
-    return (module if kind == "softmax" else module.qkv).register_forward_pre_hook(look, with_kwargs=True)
+    return module.register_forward_pre_hook(look, with_kwargs=True)
 
 
 def _softmax_weights(module: Any, query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:

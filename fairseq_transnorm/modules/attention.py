@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .activations import get_activation
 from .linear_attention import (
+    CAUSAL_FORMS,
     bidirectional_linear_attention,
     causal_linear_attention,
     chunkwise_from_rows,
@@ -30,9 +31,8 @@ DENOMINATOR_FLOOR = 1e-6
 class SelfAttention(nn.Module):
     """What both attentions share: projections, heads, positions, precision, the norm and the output projection.
 
-    Attention comes in two stages, ``project`` and ``attend``: a layer keeps what lies between them and computes the
-    rest again in the backward pass. Between the projections everything is float32 or wider, whatever the model's type
-    or autocast: without a denominator the sums outgrow float16 and stall in bfloat16.
+    Between the projections everything is float32 or wider, whatever the model's type or autocast: without a
+    denominator the sums outgrow float16 and stall in bfloat16.
 
     Args:
         dim: model width D.
@@ -45,6 +45,8 @@ class SelfAttention(nn.Module):
     Raises:
         ValueError: ``num_heads`` does not divide ``dim``.
     """
+
+    dropout: float = 0.0  # of the weights
 
     def __init__(
         self, dim: int, num_heads: int, norm: nn.Module | None, lrpe: str, causal: bool, init_gain: float
@@ -64,32 +66,24 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def project(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T threeD"]:
-        """Return q, k and v side by side, in the model's type."""
-        return self.qkv(x)
-
-    def attend(
-        self, qkv: Float[Tensor, "B T threeD"], key_padding_mask: Padding | None = None
-    ) -> Float[Tensor, "B T D"]:
-        """Return the sublayer's output from what ``project`` returned.
-
-        Args:
-            qkv: q, k and v side by side.
-            key_padding_mask: True at padding, which no query sees; None when there is none.
-        """
-        with no_autocast(qkv.device):
-            out = self.mix(self.heads(qkv), key_padding_mask)
-        return self._finish(out, qkv.dtype)
-
     def forward(self, x: Float[Tensor, "B T D"], key_padding_mask: Padding | None = None) -> Float[Tensor, "B T D"]:
         """Attend over whole sequences; ``key_padding_mask`` is True at padding, None when there is none."""
-        return self.attend(self.project(x), key_padding_mask)
+        qkv = self.qkv(x)
+        with no_autocast(x.device):
+            out = self.mix(self.heads(qkv), key_padding_mask)
+        return self._finish(out, qkv.dtype)
 
     def step(
         self, x: Float[Tensor, "B T D"], state: State | None, position: int
     ) -> tuple[Float[Tensor, "B T D"], State]:
-        """Attend from T new positions, the first of which is ``position``, after those that ``state`` remembers."""
-        qkv = self.project(x)
+        """Attend from T new positions, the first of which is ``position``, after those that ``state`` remembers.
+
+        Raises:
+            ValueError: the attention is not causal.
+        """
+        if not self.causal:
+            raise ValueError("attention that is not causal cannot go on from earlier positions: later ones change them")
+        qkv = self.qkv(x)
         with no_autocast(x.device):
             out, state = self.mix_step(*self.features(self.heads(qkv), position), state, position)
         return self._finish(out, qkv.dtype), state
@@ -98,8 +92,10 @@ class SelfAttention(nn.Module):
         self, x: Float[Tensor, "B T D"], key_padding_mask: Padding | None = None
     ) -> Float[Tensor, "B H T T"]:
         """Return the dense weights of v, in O(T^2) and for measures only."""
-        q, k, _ = self.features(self.heads(self.project(x)))
-        return self.dense_weights(q, k, key_padding_mask)
+        qkv = self.qkv(x)
+        with no_autocast(x.device):
+            q, k, _ = self.features(self.heads(qkv))
+            return self.dense_weights(q, k, key_padding_mask)
 
     def heads(self, qkv: Float[Tensor, "B T threeD"]) -> Float[Tensor, "B T threeH K"]:
         """Part the heads: those of q, of k, of v; float32 or wider."""
@@ -184,6 +180,8 @@ class LinearAttention(SelfAttention):
         super().__init__(dim, num_heads, norm, lrpe, causal, init_gain=2**-0.5)
         if chunk_length < 1:
             raise ValueError(f"chunk length {chunk_length} must be at least 1; try 64")
+        if impl not in CAUSAL_FORMS:
+            raise ValueError(f"unknown causal_impl {impl!r}; known: {', '.join(CAUSAL_FORMS)}")
         self.activation = get_activation(activation)
         self.impl = impl
         self.chunk_length = chunk_length
@@ -294,7 +292,8 @@ class LocalAttention(SelfAttention):
         # rows of zeros stand for the queries of the open block that were answered before
         out = block_local_attention(F.pad(q, (0, 0, begun, 0)), k, v, self.block_size, self.activation)
         open_block = (begun + new) // self.block_size * self.block_size
-        return out[:, :, begun:], (k[:, :, open_block:], v[:, :, open_block:])
+        # copies: a view would keep all of a long prompt alive
+        return out[:, :, begun:], (k[:, :, open_block:].clone(), v[:, :, open_block:].clone())
 
     def dense_weights(self, q: Tensor, k: Tensor, key_padding_mask: Padding | None) -> Tensor:
         return dense_block_local_weights(q, k, self.block_size, self.activation, self.causal, key_padding_mask)

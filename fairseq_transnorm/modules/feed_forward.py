@@ -1,13 +1,15 @@
-"""Feed-forward sublayers, each in two stages: the layer keeps what lies between them and computes the rest again."""
+"""Feed-forward sublayers, each in two stages: what lies between them is kept, the rest computed again."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .activations import get_activation
-from .recompute import by_segments
+from .recompute import by_segments, in_parts, recompute
 
 
 class TwoStageFeedForward(nn.Module):
@@ -23,8 +25,21 @@ class TwoStageFeedForward(nn.Module):
         """Return the sublayer's output from what ``widen`` returned."""
         raise NotImplementedError
 
-    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
-        return self.narrow(self.widen(x))
+    def forward(
+        self, x: Float[Tensor, "B T D"], before: Callable[[Tensor], Tensor] | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Return the sublayer's output, keeping x and the wide channels for the backward pass.
+
+        Args:
+            x: input of the sublayer, or of ``before``.
+            before: what comes first and is cheap enough to compute again: the sublayer's norm.
+        """
+
+        def run(rows: Tensor) -> Tensor:
+            wide = recompute(lambda rows: self.widen(rows if before is None else before(rows)), rows)
+            return recompute(self.narrow, wide, random=self.training and self.dropout > 0)
+
+        return in_parts(run, x)
 
 
 class GatedFeedForward(TwoStageFeedForward):

@@ -128,7 +128,7 @@ def block_local_from_rows(
         """Cut ``B T ...`` into ``(B T/w) w ...``: no copy where w divides T."""
         if filled:
             x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, filled))
-        return x.unflatten(1, (-1, w)).flatten(0, 1)
+        return x.unflatten(1, (x.shape[1] // w, w)).flatten(0, 1)
 
     cut = [blocks(row) for row in rows]
     # causal queries do not see the filled keys, which come last
@@ -151,4 +151,4 @@ def block_local_from_rows(
         return (weights @ v).transpose(1, 2)
 
     out = attend(*cut, *shared) if dropout else by_segments(attend, tuple(cut), shared)
-    return out.unflatten(0, (B, -1)).flatten(1, 2)[:, :T].transpose(1, 2)
+    return out.unflatten(0, (B, (T + filled) // w)).flatten(1, 2)[:, :T].transpose(1, 2)

@@ -90,9 +90,12 @@ class RMSNorm(SimpleRMSNorm):
         if self.measured == x.shape[-1]:
             normal = rms_normalise(wide, self.eps, self.eps_inside)
         else:
-            mean_square = wide[..., : self.measured].square().mean(-1, keepdim=True)
-            inside, outside = (self.eps, 0.0) if self.eps_inside else (0.0, self.eps)
-            normal = wide / ((mean_square + inside).sqrt() + outside)
+            some = wide[..., : self.measured]
+            if self.eps_inside:
+                normal = wide * torch.rsqrt(some.square().mean(-1, keepdim=True) + self.eps)
+            else:  # the gradient of a norm at a zero row is 0, that of a square root is not a number
+                rms = torch.linalg.vector_norm(some, dim=-1, keepdim=True) * self.measured**-0.5
+                normal = wide / (rms + self.eps)
         normal = self.scale * normal
         return (normal if self.offset is None else normal + self.offset).to(x.dtype)
 

@@ -93,6 +93,8 @@ class GradientsByParts:
 
     def add(self, outputs: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> None:
         """Add the gradients that ``outputs``, computed from the last parts, send back to them."""
+        if not self.wanted:
+            return
         pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if out.requires_grad]
         found = torch.autograd.grad(
             [out for out, _ in pairs], [self._parts[i] for i in self.wanted], [g for _, g in pairs]

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .attention import SelfAttention, State
 from .feed_forward import TwoStageFeedForward
-from .recompute import in_parts, recompute
+from .recompute import recompute
 
 
 def add_with_dropout(x: Tensor, change: Tensor, probability: float) -> Tensor:
-    """Return ``x + dropout(change)``, keeping one byte a number for the backward pass; overwrites ``change``."""
+    """Return ``x + dropout(change)``, keeping one byte a number for the backward pass."""
     if not probability:
         return x + change
     dropped = torch.rand(change.shape, device=change.device) < probability
-    return torch.add(x, change.masked_fill_(dropped, 0.0), alpha=1 / (1 - probability))
+    return torch.add(x, change.masked_fill(dropped, 0.0), alpha=1 / (1 - probability))
 
 
 class TransNormerLayer(nn.Module):
@@ -46,20 +48,15 @@ class TransNormerLayer(nn.Module):
         self.ffn_norm = ffn_norm
         self.dropout = dropout
         self.post_norm = post_norm
-        self.random_inside = ffn.dropout > 0 or getattr(attn, "dropout", 0.0) > 0
 
     def forward(
         self, x: Float[Tensor, "B T D"], key_padding_mask: Bool[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B T D"]:
         """Run on whole sequences; ``key_padding_mask`` is True at padding, None when there is none."""
-        random = self.training and self.random_inside
+        random = self.training and self.attn.dropout > 0
         change = recompute(lambda x: self.attn(self._before(self.attn_norm, x), key_padding_mask), x, random=random)
         x = self._add(self.attn_norm, x, change)
-        return self._add(self.ffn_norm, x, in_parts(self._feed_forward, x))
-
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        hidden = recompute(lambda x: self.ffn.widen(self._before(self.ffn_norm, x)), x)
-        return recompute(self.ffn.narrow, hidden, random=self.training and self.random_inside)
+        return self._add(self.ffn_norm, x, self.ffn(x, before=partial(self._before, self.ffn_norm)))
 
     def step(
         self, x: Float[Tensor, "B T D"], state: State | None, position: int

@@ -7,9 +7,10 @@ from typing import Any
 from torch import nn
 
 from ...modules.attention import LinearAttention, LocalAttention, SelfAttention
-from ...modules.feed_forward import FeedForward, GatedFeedForward
+from ...modules.feed_forward import FeedForward, GatedFeedForward, TwoStageFeedForward
 from ...modules.norms import build_norm
 from ...modules.transnormer_layer import TransNormerLayer
+from .config import PRESETS, TransNormerLMConfig
 
 LOCAL, LINEAR = "local", "linear"
 
@@ -38,7 +39,7 @@ def layer_kinds(split: str, order: str, num_layers: int) -> list[str]:
         return kinds
     if not 0 <= share <= 1:
         raise ValueError(f"--layer-split {split} is not a share of layers; use a number from 0 to 1, such as 0.5")
-    local = int(num_layers * share)
+    local = int(num_layers * share + 1e-9)  # 50 * 0.58 is 28.999...
     kinds = [LOCAL] * local + [LINEAR] * (num_layers - local)
     return kinds if order == "local_first" else kinds[::-1]
 
@@ -69,6 +70,21 @@ def check_options(cfg: Any) -> None:
         )
     if cfg.ffn == "glu" and int(cfg.glu_mult * cfg.decoder_embed_dim) < 1:
         raise ValueError(f"--glu-mult {cfg.glu_mult} leaves no channel of --decoder-embed-dim {cfg.decoder_embed_dim}")
+
+
+def check_preset(cfg: Any) -> None:
+    """Refuse the name of a preset whose values are not set: fairseq-hydra-train knows names but not presets.
+
+    Raises:
+        ValueError: every field of the preset still has the default of the model.
+    """
+    values = PRESETS.get(cfg.get("_name"), {})
+    defaults = TransNormerLMConfig()
+    if values and all(cfg[name] == getattr(defaults, name) for name in values):
+        options = ", ".join(f"{name}: {value}" for name, value in values.items())
+        raise ValueError(
+            f"the preset {cfg._name} is not known to fairseq-hydra-train; write _name: transnormer_lm with {options}"
+        )
 
 
 def _flag(name: str) -> str:
@@ -109,7 +125,7 @@ def build_attention(cfg: Any, kind: str, causal: bool) -> SelfAttention:
     )
 
 
-def build_feed_forward(cfg: Any) -> nn.Module:
+def build_feed_forward(cfg: Any) -> TwoStageFeedForward:
     dim = cfg.decoder_embed_dim
     if str(cfg.ffn) == "classic":
         return FeedForward(dim, cfg.decoder_ffn_embed_dim, str(cfg.activation_fn), cfg.activation_dropout)

@@ -16,7 +16,7 @@ from ...modules.norms import LayerNorm
 from ...modules.positions import LearnedPositions, SinusoidalPositions
 from ...modules.transnormer_layer import TransNormerLayer
 from ...registry import complete, register_presets
-from .build import build_layer, build_norm_of, check_options, layer_kinds
+from .build import build_layer, build_norm_of, check_options, check_preset, layer_kinds
 from .config import PRESETS, TransNormerLMConfig
 
 
@@ -37,6 +37,7 @@ class TransNormerLM(FairseqLanguageModel):
         cfg = complete(cfg, TransNormerLMConfig)
         try:
             check_options(cfg)
+            check_preset(cfg)
             return cls(TransNormerDecoder(cfg, task.target_dictionary))
         except ValueError as error:
             raise ValueError(f"transnormer_lm: {error}") from error
@@ -105,6 +106,8 @@ class TransNormerDecoder(FairseqIncrementalDecoder):
             ValueError: the sequence is longer than ``max_positions``, has padding before a token, or, with
                 ``incremental_state``, has no new token.
         """
+        if not prev_output_tokens.numel():
+            raise ValueError(f"transnormer_lm: an empty batch, {tuple(prev_output_tokens.shape)} tokens")
         if prev_output_tokens.shape[1] > self.limit:
             raise ValueError(
                 f"transnormer_lm: a sequence of {prev_output_tokens.shape[1]} tokens is longer than the "
@@ -173,8 +176,8 @@ class TransNormerDecoder(FairseqIncrementalDecoder):
                 f"transnormer_lm: {tokens.shape[1]} tokens given, all of the {first} already read; with "
                 "incremental_state pass all tokens so far, the new ones at the end"
             )
-        # a single padded step is a finished row of a beam, whose output nobody reads
-        if new.shape[1] > 1 and new.eq(self.padding_idx).any():
+        # padding in a single later step is a finished row of a beam, whose output nobody reads
+        if (first == 0 or new.shape[1] > 1) and new.eq(self.padding_idx).any():
             raise ValueError(
                 "transnormer_lm: rows read together with incremental_state must have equal length, no padding"
             )
