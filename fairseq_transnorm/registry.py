@@ -9,7 +9,7 @@ from typing import Any
 from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.utils import merge_with_parent
 from fairseq.models import register_model_architecture
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 def register_presets(model: str, config: type[FairseqDataclass], presets: Mapping[str, Mapping[str, Any]]) -> None:
@@ -43,8 +43,9 @@ def _filler(values: Mapping[str, Any]) -> Callable[[Any], None]:
 
 
 def complete(cfg: Any, config: type[FairseqDataclass]) -> Any:
-    """Add the fields that an older checkpoint lacks, at their defaults.
+    """Return ``cfg`` as an omegaconf config with the fields that an older checkpoint lacks, at their defaults.
 
-    fairseq completes a loaded config by itself only when the model was trained without a preset.
+    fairseq completes a loaded config by itself only when the model was trained without a preset; from its older entry
+    points comes a dataclass.
     """
-    return merge_with_parent(config(), cfg) if isinstance(cfg, DictConfig) else cfg
+    return merge_with_parent(config(), cfg) if isinstance(cfg, DictConfig) else OmegaConf.structured(cfg)
