@@ -79,8 +79,9 @@ def index_urls() -> list[str]:
         [sys.executable, "-m", "pip", "config", "list"], stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
     settings: dict[str, str] = {}
-    # The environment is listed first and counts most.
-    for key, value in re.findall(r"^\S*?((?:extra-)?index-url|no-index)='(.*)'$", run.stdout, re.MULTILINE):
+    found = re.findall(r"^(\S*?)((?:extra-)?index-url|no-index)='(.*)'$", run.stdout, re.MULTILINE)
+    # The environment counts most; older versions of pip list it first, newer ones last.
+    for _, key, value in sorted(found, key=lambda line: line[0] != ":env:."):
         settings.setdefault(key, value)
     if settings.get("no-index", "0").lower() in ("1", "true", "yes", "on"):
         return []
