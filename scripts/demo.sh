@@ -20,20 +20,12 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/_run.sh"
 
-fresh=0
-for argument; do
-    case $argument in
-        --fresh) fresh=1 ;;
-        -h | --help) usage && exit ;;
-        *) die "unknown argument '$argument'" "usage: bash scripts/demo.sh [--fresh]" ;;
-    esac
-done
-
+updates=${MAX_UPDATE:-900}
+length=256 sequences=8 # tokens a sequence, sequences an update
 # The recipe of both. It is run on the CPU everywhere, so that it gives the same numbers.
-recipe=(--cpu --tokens-per-sample 256 --dropout 0.1 --seed "${SEED:-1}"
-    --lr 3e-3 --lr-scheduler cosine --warmup-updates 50 --max-update "${MAX_UPDATE:-900}"
+recipe=(--cpu --tokens-per-sample "$length" --dropout 0.1 --seed "${SEED:-1}"
+    --lr 3e-3 --lr-scheduler cosine --warmup-updates 50 --max-update "$updates"
     --save-interval-updates 150 --log-interval 10 --no-progress-bar)
-sequences=8 # of 256 tokens, per update
 t2=(--decoder-embed-dim 128 --decoder-layers 4 --decoder-attention-heads 4)
 # fairseq's defaults, but with the norm before each sublayer and tied embeddings, as t2 has and as suits it here.
 transformer_lm=("${t2[@]}" --decoder-ffn-embed-dim 512 --decoder-input-dim 128 --decoder-output-dim 128
@@ -63,6 +55,7 @@ start() {
 }
 
 # into FILE COMMAND...: what it prints, whole or not at all; its errors go to the log of the step.
+# shellcheck disable=SC2329  # start calls it
 into() {
     local file=$1
     shift
@@ -75,6 +68,7 @@ stop_steps() {
     wait "${pids[@]}" 2>/dev/null || true
 }
 
+# shellcheck disable=SC2329  # the traps call it
 interrupted() {
     trap - INT TERM
     stop_steps
@@ -115,14 +109,14 @@ failed() {
     exit 1
 }
 
-# One line from the logs of both trainings, such as:  1:20  t2: update 250, epoch 1, ppl 161.33 | ...
+# One line from the logs of both trainings, such as:  1:20  t2: update 250/900, epoch 1, ppl 161.33 | ...
 training_progress() {
     local model line text='' number='"num_updates": "([0-9]+)"' epoch='"epoch": ([0-9]+)' ppl='"ppl": "([^"]+)"'
     for model in "${models[@]}"; do
         line=$(grep '"num_updates"' "$out/$model/train.log" 2>/dev/null | tail -n 1) || true
         text+=${text:+ | }
         if [[ $line =~ $number ]]; then
-            text+="$model: update ${BASH_REMATCH[1]}"
+            text+="$model: update ${BASH_REMATCH[1]}/$updates"
             [[ ! $line =~ $epoch ]] || text+=", epoch ${BASH_REMATCH[1]}"
             [[ ! $line =~ $ppl ]] || text+=", ppl ${BASH_REMATCH[1]}"
         else
@@ -140,109 +134,145 @@ begin() {
 end() { say "  $(clock $((SECONDS - step_started)))  ${1:-done}"; }
 reuse() { say "$1: kept from before"; }
 
-say "Demo: train a small t2 and a transformer of its size on Shakespeare's plays, compare and draw them:" \
-    "about 8 minutes on 2 cores, once the environment is there."
-if [[ ${NO_VENV:-0} == 1 ]]; then find_environment; else ensure_env || exit 1; fi
-started=$SECONDS
-export OMP_NUM_THREADS=1 GPUS=0 NPROC=1 # what runs side by side must not fight for the cores
+# prepare [--fresh]: the environment, the folder $out, and what must hold before anything is done in it.
+prepare() {
+    local fresh=0 settings
+    case ${1:-} in
+        '') ;;
+        --fresh) fresh=1 ;;
+        -h | --help) usage && exit ;;
+        *) die "unknown argument '$1'" "usage: bash scripts/demo.sh [--fresh]" ;;
+    esac
+    say "Demo: train a small t2 and a transformer of its size on Shakespeare's plays, compare and draw them:" \
+        "about 8 minutes on 2 cores, once the environment is there."
+    if [[ ${NO_VENV:-0} == 1 ]]; then find_environment; else ensure_env || exit 1; fi
+    export OMP_NUM_THREADS=1 GPUS=0 NPROC=1 # what runs side by side must not fight for the cores
 
-# It can be called from anywhere; what it shows is relative to the repository.
-[[ -z ${SOURCE:-} || $SOURCE == /* ]] || SOURCE=$PWD/$SOURCE
-out=${OUT:-$ROOT/outputs/demo}
-mkdir -p "$out"
-out=$(cd "$out" && pwd)
-cd "$ROOT"
-out=${out#"$ROOT"/}
-data=$out/data
+    # It can be called from anywhere; what it shows is relative to the repository.
+    [[ -z ${SOURCE:-} || $SOURCE == /* ]] || SOURCE=$PWD/$SOURCE
+    out=${OUT:-$ROOT/outputs/demo}
+    mkdir -p "$out"
+    out=$(cd "$out" && pwd)
+    cd "$ROOT"
+    out=${out#"$ROOT"/}
+    data=$out/data
 
-if command -v flock >/dev/null; then # held by the trainings too: none of them is ever started twice
-    exec 8>"${out%/}.lock"
-    flock -n 8 || die "another demo, or a training that it left behind, is at work in $out"
-fi
-if ((fresh)); then
-    [[ -f $out/settings || -z $(ls -A "$out") ]] || die "$out was not made by this script; remove it yourself"
-    rm -rf "$out"
-fi
-mkdir -p "$out/logs"
-settings=$(printf '%q ' "${VOCAB_SIZE:-2000}" "${SOURCE:-}" "$sequences" "${recipe[@]}" "${transformer_lm[@]}")
-if [[ ! -f $out/settings ]]; then
-    printf '%s\n' "$settings" >"$out/settings"
-elif [[ $settings != "$(<"$out/settings")" ]]; then
-    die "$out holds a demo with other settings" \
-        "it:  $(<"$out/settings")" "now: $settings" "--fresh begins anew in $out; OUT=FOLDER goes elsewhere"
-fi
-trap 'interrupted 130' INT
-trap 'interrupted 143' TERM
+    if command -v flock >/dev/null; then # held by the trainings too: none of them is ever started twice
+        exec 8>"$out/.lock"
+        flock -n 8 || die "another demo, or a training that it left behind, is at work in $out"
+    fi
+    if ((fresh)); then
+        [[ -f $out/settings || -z $(ls "$out") ]] || die "$out was not made by this script; remove it yourself"
+        find "$out" -mindepth 1 ! -name .lock -delete
+    fi
+    mkdir -p "$out/logs"
+    settings=$(printf '%q ' "${VOCAB_SIZE:-2000}" "${SOURCE:-}" "$sequences" "${recipe[@]}" "${transformer_lm[@]}")
+    if [[ ! -f $out/settings ]]; then
+        printf '%s\n' "$settings" >"$out/settings"
+    elif [[ $settings != "$(<"$out/settings")" && ${DRY_RUN:-0} != 1 ]]; then
+        die "$out holds a demo with other settings" "it:  $(<"$out/settings")" "now: $settings" \
+            "--fresh begins anew in $out; OUT=FOLDER goes elsewhere"
+    fi
+}
 
-# 1. text
-if made "$data/tokenizer.json"; then
-    reuse "[1/5] text"
-else
-    begin "[1/5] text: fetch 37 plays, clean them, split them by play, train sentencepiece, binarise"
+text() {
+    local number='[1/5] text'
+    if made "$data/tokenizer.json"; then
+        reuse "$number"
+        return
+    fi
+    begin "$number: fetch 37 plays, clean them, split them by play, train sentencepiece, binarise"
     start text python preprocessing/plays.py --out "$data" --tokenizer sentencepiece \
         --vocab-size "${VOCAB_SIZE:-2000}" ${SOURCE:+--source "$SOURCE"}
     finish
-    end "$(grep -h '^train ' "$out/logs/text.log" | awk '{print $3 " words, " $5 " tokens to train on"}')"
-fi
-
-# 2. training
-train() {
-    local model=$1 arch=$2
-    shift 2
-    SAVE_DIR=$out/$model ARCH=$arch SEQUENCES=$sequences BATCH_SIZE=$sequences \
-        exec bash scripts/train_alm.sh "$data" "${recipe[@]}" "$@"
+    end "$(awk '/^train / {print $3 " words, " $5 " tokens to train on"}' "$out/logs/text.log")"
 }
-if [[ ${DRY_RUN:-0} == 1 ]]; then
-    (train t2 transnormer_t2 "${t2[@]}")
-    (train transformer_lm transformer_lm "${transformer_lm[@]}")
-    exit
-fi
-if made "$out/trained"; then
-    reuse "[2/5] training"
-else
-    begin "[2/5] training: t2 and transformer_lm side by side, ${MAX_UPDATE:-900} updates of $((sequences * 256)) tokens"
-    start train_t2 train t2 transnormer_t2 "${t2[@]}"
-    start train_transformer_lm train transformer_lm transformer_lm "${transformer_lm[@]}"
+
+# train t2|transformer_lm: one of the two, until this process ends.
+train() {
+    local model=$1 flags=("${t2[@]}") arch=transnormer_t2
+    if [[ $model == transformer_lm ]]; then flags=("${transformer_lm[@]}") arch=transformer_lm; fi
+    SAVE_DIR=$out/$model ARCH=$arch SEQUENCES=$sequences BATCH_SIZE=$sequences \
+        exec bash scripts/train_alm.sh "$data" "${recipe[@]}" "${flags[@]}"
+}
+
+training() {
+    local number='[2/5] training' model
+    if made "$out/trained"; then
+        reuse "$number"
+        return
+    fi
+    begin "$number: t2 and transformer_lm side by side, $updates updates of $((sequences * length)) tokens"
+    for model in "${models[@]}"; do start "train_$model" train "$model"; done
     finish training_progress
     training_progress
     date -u >"$out/trained"
     end
-fi
+}
 
-# 3. perplexity
-begin "[3/5] perplexity of both on valid and test, and a sample of 200 tokens from t2"
-for model in "${models[@]}"; do
-    made "$out/$model/perplexity.json" "$out/trained" ||
-        CONTEXT_WINDOW=128 OUT=$out/$model/perplexity.json start "perplexity_$model" \
-            bash scripts/eval_alm.sh "$out/$model/checkpoint_last.pt" "$data" --cpu
-done
-finish
-if ! made "$out/sample.txt" "$out/trained"; then
-    PROMPT=${PROMPT:-KING HENRY:} LENGTH=200 start sample into "$out/sample.txt" \
-        bash scripts/generate.sh "$out/t2/checkpoint_last.pt" "$data" --cpu --min-len 200 --seed "${SEED:-1}"
+evaluation() {
+    local number='[3/5] perplexity and sample' model
+    begin "$number: both models on valid and test; 200 tokens from t2"
+    for model in "${models[@]}"; do
+        made "$out/$model/perplexity.json" "$out/trained" ||
+            CONTEXT_WINDOW=$((length / 2)) OUT=$out/$model/perplexity.json start "perplexity_$model" \
+                bash scripts/eval_alm.sh "$out/$model/checkpoint_last.pt" "$data" --cpu
+    done
     finish
-fi
-end
+    made "$out/sample.txt" "$out/trained" ||
+        PROMPT=${PROMPT:-KING HENRY:} LENGTH=200 GO_ON=1 start sample into "$out/sample.txt" \
+            bash scripts/generate.sh "$out/t2/checkpoint_last.pt" "$data" --cpu --seed "${SEED:-1}"
+    made "$out/learning_curves.json" "$out/trained" ||
+        start learning_curves python analysis/transnormer/learning_curves.py --out "$out/learning_curves" \
+            t2="$out/t2/train.log" transformer_lm="$out/transformer_lm/train.log"
+    finish
+    end
+}
 
-# 4. figures
-begin "[4/5] figures: learning curves of both; time and memory against length, the longest part after training"
-made "$out/learning_curves.json" "$out/trained" ||
-    start learning_curves python analysis/transnormer/learning_curves.py --out "$out/learning_curves" \
-        t2="$out/t2/train.log" transformer_lm="$out/transformer_lm/train.log"
-finish
-if ! made "$out/efficiency.json"; then # alone, since it measures time
+efficiency() {
+    local number='[4/5] efficiency'
+    if made "$out/efficiency.json"; then
+        reuse "$number"
+        return
+    fi
+    begin "$number: time and memory against length, a minute or two" # alone, since it measures time
     # shellcheck disable=SC2086  # several flags
     start efficiency python analysis/transnormer/efficiency.py --quick --out "$out/efficiency" ${EFFICIENCY:-}
     finish
-fi
-end
+    end
+}
 
-# 5. summary
-begin "[5/5] summary"
-made "$out/summary.txt" "$out/trained" "$out"/*/perplexity.json ||
-    start summary into "$out/summary.txt" python analysis/transnormer/compare.py --data "$data" --equal-parameters 3 \
-        --out "$out/summary" t2="$out/t2" transformer_lm="$out/transformer_lm"
-finish
-printf '\n%s\n\nA sample of t2, drawn from the 50 likeliest tokens:\n\n%s\n\n' "$(<"$out/summary.txt")" "$(<"$out/sample.txt")"
-say "All of it is in $out/: summary.md, sample.txt, learning_curves.png, efficiency.png, logs/." \
-    "$(clock $((SECONDS - started))) minutes in all."
+summary() {
+    begin '[5/5] summary'
+    made "$out/summary.txt" "$out/trained" "$out"/*/perplexity.json ||
+        start summary into "$out/summary.txt" python analysis/transnormer/compare.py --data "$data" \
+            --equal-parameters 3 --out "$out/summary" t2="$out/t2" transformer_lm="$out/transformer_lm"
+    finish
+    end
+    printf '\n%s\n' "$(<"$out/summary.txt")"
+    printf '\nA sample of t2, drawn from the 50 likeliest tokens:\n\n%s\n\n' "$(<"$out/sample.txt")"
+}
+
+main() {
+    prepare "$@"
+    local began=$SECONDS model
+    trap 'interrupted 130' INT
+    trap 'interrupted 143' TERM
+    text
+    if [[ ${DRY_RUN:-0} == 1 ]]; then
+        for model in "${models[@]}"; do (train "$model"); done
+        return
+    fi
+    training
+    evaluation
+    efficiency
+    summary
+    say "All of it is in $out/: summary.md, sample.txt, learning_curves.png, efficiency.png, logs/." \
+        "$(clock $((SECONDS - began))) minutes in all."
+}
+
+# In braces, for bash reads a script as it goes and this one may be changed while it runs.
+{
+    main "$@"
+    exit
+}
