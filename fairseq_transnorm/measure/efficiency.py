@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -156,11 +157,13 @@ def training_times(lengths: list[int], tokens: int, repeats: int, **size: int) -
 
 
 def step_memory(lengths: list[int], tokens: int, **size: int) -> list[dict[str, Any]]:
-    """Return how far the first training step raises the peak memory of a fresh process, in MiB; Linux only.
+    """Return how far a training step raises the peak memory of a fresh process, in MiB; Linux only.
 
-    Arguments as in ``training_times``.
+    glibc is told to give freed memory back at once, so that the peak is what the step holds, not what the allocator
+    keeps for later. Arguments as in ``training_times``.
     """
     rows = []
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "262144"  # of the processes started below; this one has read it already
     for length in lengths:
         for name in _MODELS:
             with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -95,6 +95,8 @@ class LRPE(nn.Module):
         for name, x in self._all_tensors():
             if x.dtype in (torch.float16, torch.bfloat16):
                 x.data = at_least_float32(kept[name]).to(x.device)
+                if x.grad is not None:
+                    x.grad = x.grad.to(x.dtype)
         return self
 
     def _all_tensors(self) -> list[tuple[str, Tensor]]:
