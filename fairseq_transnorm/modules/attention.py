@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .activations import get_activation
+from .linear import Linear
 from .linear_attention import (
     CAUSAL_FORMS,
     bidirectional_linear_attention,
@@ -57,8 +58,8 @@ class SelfAttention(nn.Module):
             raise ValueError(f"{num_heads} attention heads do not divide the width {dim}; use one of {near}")
         self.num_heads = num_heads
         self.causal = causal
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.out = Linear(dim, dim)
         self.norm = norm
         self.lrpe = LRPE(dim // num_heads, lrpe) if lrpe != "none" else None
         for weight in self.qkv.weight.detach().chunk(3):

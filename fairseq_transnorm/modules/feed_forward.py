@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .activations import get_activation
+from .linear import Linear
 from .recompute import by_segments, in_parts, recompute
 
 
@@ -61,8 +62,8 @@ class GatedFeedForward(TwoStageFeedForward):
         super().__init__()
         self.activation = get_activation(activation)
         self.final_activation = get_activation(final_activation)
-        self.gate_and_value = nn.Linear(dim, 2 * hidden)
-        self.out = nn.Linear(hidden, dim)
+        self.gate_and_value = Linear(dim, 2 * hidden)
+        self.out = Linear(hidden, dim)
         self.dropout = dropout
 
     def widen(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows twoF"]:
@@ -97,8 +98,8 @@ class FeedForward(TwoStageFeedForward):
     def __init__(self, dim: int, hidden: int, activation: str = "relu", dropout: float = 0.0) -> None:
         super().__init__()
         self.activation = get_activation(activation)
-        self.inner = nn.Linear(dim, hidden)
-        self.out = nn.Linear(hidden, dim)
+        self.inner = Linear(dim, hidden)
+        self.out = Linear(hidden, dim)
         self.dropout = dropout
 
     def widen(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows F"]:

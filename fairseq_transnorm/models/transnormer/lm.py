@@ -12,6 +12,7 @@ from fairseq.models import FairseqIncrementalDecoder, FairseqLanguageModel, regi
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...modules.linear import Linear, linear
 from ...modules.norms import LayerNorm
 from ...modules.positions import LearnedPositions, SinusoidalPositions
 from ...modules.transnormer_layer import TransNormerLayer
@@ -76,9 +77,9 @@ class TransNormerDecoder(FairseqIncrementalDecoder):
         kinds = layer_kinds(str(cfg.layer_split), str(cfg.layer_order), cfg.decoder_layers)
         self.layers = nn.ModuleList(build_layer(cfg, kind, causal=True) for kind in kinds)
         self.norm = None if cfg.post_norm else build_norm_of(cfg, cfg.layer_norm_type)
-        self.output_projection: nn.Linear | None = None
+        self.output_projection: Linear | None = None
         if cfg.untied_output:
-            self.output_projection = nn.Linear(dim, len(dictionary), bias=False)
+            self.output_projection = Linear(dim, len(dictionary), bias=False)
             nn.init.normal_(self.output_projection.weight, std=dim**-0.5)
 
     def max_positions(self) -> int:
@@ -130,7 +131,7 @@ class TransNormerDecoder(FairseqIncrementalDecoder):
     def output_layer(self, features: Tensor, **kwargs: Any) -> Tensor:
         """Project features ``... D`` to logits ``... N``."""
         layer = self.embed_tokens if self.output_projection is None else self.output_projection
-        return F.linear(features, layer.weight)
+        return linear(features, layer.weight)
 
     def _embed(self, tokens: Tensor, first: int, padding: Tensor | None) -> Tensor:
         x = self.embed_scale * self.embed_tokens(tokens)
