@@ -13,9 +13,8 @@ import math
 import sys
 from typing import Any
 
-from fairseq_transnorm.measure.checkpoints import load_run
 from fairseq_transnorm.measure.dilution import FRACTIONS, dilution_rows
-from fairseq_transnorm.measure.text import token_windows
+from fairseq_transnorm.measure.text import add_text_options, runs_with_text
 from fairseq_transnorm.plotting import (
     BASELINE,
     analysis_parser,
@@ -36,13 +35,8 @@ X, Y = "r = neighbourhood / length", "share of attention within r"
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    runs = {label: load_run(path, options.data, options.device) for label, path in options.inputs}
-    if len(runs) < len(options.inputs):
-        raise ValueError(f"two checkpoints share a name in {[label for label, _ in options.inputs]}; write LABEL=PATH")
-    length = options.length or min(run.cfg.task.tokens_per_sample for run in runs.values())
     rows = []
-    for label, run in runs.items():
-        tokens = token_windows(run, options.split, length, options.sequences, options.seed)
+    for label, run, tokens in runs_with_text(options):
         rows += dilution_rows(run, label, tokens, FRACTIONS)
     return rows
 
@@ -108,10 +102,7 @@ def summary(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dic
 
 def main(argv: list[str] | None = None) -> int:
     parser = analysis_parser(str(__doc__), "outputs/dilution", inputs="checkpoint", device=True)
-    parser.add_argument("--data", help="data folder to read, when not the one that each model was trained on")
-    parser.add_argument("--split", default="valid", help="split to read (default: %(default)s)")
-    parser.add_argument("--length", type=int, help="tokens a sequence (default: the smallest --tokens-per-sample)")
-    parser.add_argument("--sequences", type=int, default=8, help="stretches of text to read (default: %(default)s)")
+    add_text_options(parser)
     return run_analysis(parser, argv, measure, draw, columns=COLUMNS, summary=summary)
 
 

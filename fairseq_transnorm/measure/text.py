@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from fairseq.data import data_utils
 from torch import Tensor
 
-from .checkpoints import Run
+from .checkpoints import Run, load_run
 
 
 def token_windows(run: Run, split: str, length: int, count: int, seed: int) -> Tensor:
@@ -48,3 +49,31 @@ def token_windows(run: Run, split: str, length: int, count: int, seed: int) -> T
         offset = start - (int(ends[first - 1]) if first else 0)
         rows.append(text[offset : offset + length].long())
     return torch.stack(rows)
+
+
+def add_text_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which text the checkpoints of an analysis read."""
+    parser.add_argument("--data", help="data folder to read, when not the one that each model was trained on")
+    parser.add_argument("--split", default="valid", help="split to read (default: %(default)s)")
+    parser.add_argument("--length", type=int, help="tokens a sequence (default: the smallest --tokens-per-sample)")
+    parser.add_argument("--sequences", type=int, default=8, help="stretches of text to read (default: %(default)s)")
+
+
+def runs_with_text(options: argparse.Namespace, further: int = 0) -> list[tuple[str, Run, Tensor]]:
+    """Load the checkpoints of ``options.inputs``; return name, run and the same stretches of text for each.
+
+    Args:
+        options: of ``analysis_parser`` with inputs and a device, and of ``add_text_options``.
+        further: tokens that each stretch has beyond ``--length``, such as one to predict.
+
+    Raises:
+        ValueError: two checkpoints with the same name, or what ``load_run`` and ``token_windows`` raise.
+    """
+    runs = {label: load_run(path, options.data, options.device) for label, path in options.inputs}
+    if len(runs) < len(options.inputs):
+        raise ValueError(f"two checkpoints share a name in {[label for label, _ in options.inputs]}; write LABEL=PATH")
+    length = options.length or min(run.cfg.task.tokens_per_sample for run in runs.values())
+    return [
+        (label, run, token_windows(run, options.split, length + further, options.sequences, options.seed))
+        for label, run in runs.items()
+    ]

@@ -46,6 +46,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "sigmoid": torch.sigmoid,
     "sine": torch.sin,
 }
+NEVER_NEGATIVE = ("1+elu", "2+elu", "relu", "squared_relu", "exp", "sigmoid")
 
 
 def get_activation(name: str) -> Activation:

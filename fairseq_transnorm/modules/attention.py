@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .activations import get_activation
+from .activations import NEVER_NEGATIVE, get_activation
 from .linear import Linear
 from .linear_attention import (
     CAUSAL_FORMS,
@@ -164,6 +164,9 @@ class LinearAttention(SelfAttention):
 
     The state of decoding is ``(sum of k^T v,)``, in float32. ``attention_weights`` are signed with LRPE, and their
     rows do not sum to 1 without the denominator. Source: Qin et al. 2022, arXiv:2210.10340.
+
+    Raises:
+        ValueError: a chunk length below 1, an unknown name, or a denominator of weights that can be negative.
     """
 
     def __init__(
@@ -183,6 +186,11 @@ class LinearAttention(SelfAttention):
             raise ValueError(f"chunk length {chunk_length} must be at least 1; try 64")
         if impl not in CAUSAL_FORMS:
             raise ValueError(f"unknown causal_impl {impl!r}; known: {', '.join(CAUSAL_FORMS)}")
+        if denominator and (self.lrpe is not None or activation not in NEVER_NEGATIVE):
+            raise ValueError(
+                f"the denominator of linear attention can be zero or negative with activation {activation} and lrpe "
+                f"{lrpe}; use lrpe none and one of {', '.join(NEVER_NEGATIVE)}, or no denominator"
+            )
         self.activation = get_activation(activation)
         self.impl = impl
         self.chunk_length = chunk_length

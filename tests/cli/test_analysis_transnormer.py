@@ -9,6 +9,7 @@ from tests.helpers import run_cli
 
 DILUTION = "analysis/transnormer/dilution.py"
 BOUNDS = "analysis/transnormer/gradient_bounds.py"
+GRADIENTS = "analysis/transnormer/score_gradients.py"
 CURVES = "analysis/transnormer/learning_curves.py"
 OUTPUTS = {".pdf": b"%PDF", ".png": b"\x89PNG", ".json": b"{"}
 
@@ -49,7 +50,7 @@ def measured_twice_and_redrawn(script, args, folder, drawing=()):
     return printed
 
 
-@pytest.mark.parametrize("script", [DILUTION, BOUNDS, CURVES])
+@pytest.mark.parametrize("script", [DILUTION, BOUNDS, GRADIENTS, CURVES])
 def test_help(script):
     text = run_cli(script, "--help").stdout
     assert all(flag in text for flag in ("--table", "--out", "--seed"))
@@ -102,6 +103,27 @@ def test_dilution_says_what_is_wrong(trained, tmp_path):
     assert "share a name" in fails(DILUTION, f"a={trained}", f"a={trained}")
     assert "nothing to measure" in fails(DILUTION, status=2)
     assert "not both" in fails(DILUTION, trained, "--table", "x.json", status=2)
+    assert not (tmp_path / "x.pdf").exists()
+
+
+def test_score_gradients_compares_models(trained, tmp_path):
+    args = [f"a={trained}", f"b={trained.parent}/checkpoint_best.pt", "--length", 40, "--sequences", 3]
+    printed = measured_twice_and_redrawn(GRADIENTS, args, tmp_path)
+    table = rows(tmp_path / "figure" / "out")
+    assert [(r["model"], r["layer"], r["kind"]) for r in table] == [
+        ("a", 1, "softmax"),
+        ("a", 2, "linear"),
+        ("b", 1, "softmax"),
+        ("b", 2, "linear"),
+    ]
+    assert {(r["length"], r["sequences"]) for r in table} == {(40, 3)}
+    assert all(0 < r["score_gradient"] <= r["bound"] for r in table if r["kind"] == "linear")
+    assert "norm_gain" in printed
+
+
+def test_score_gradients_says_what_is_wrong(trained, fairseq_lm, tmp_path):
+    assert "no linear attention" in fails(GRADIENTS, fairseq_lm, "--out", tmp_path / "x")
+    assert "65 tokens are more than the 64 positions" in fails(GRADIENTS, trained, "--length", 65, "--sequences", 1)
     assert not (tmp_path / "x.pdf").exists()
 
 

@@ -221,7 +221,7 @@ def pieces_of(attn: SelfAttention, x: Tensor, sizes: list[int]) -> tuple[Tensor,
 
 @pytest.mark.parametrize("sizes", [[], [1], [5], [6], [7], [12], [13, 1, 6, 2], [3, 3, 3], [40]])
 @pytest.mark.parametrize(
-    ("kind", "options"), [*((kind, {}) for kind in KINDS), ("linear 1+elu", {"denominator": True})]
+    ("kind", "options"), [*((kind, {}) for kind in KINDS), ("linear 1+elu", {"denominator": True, "lrpe": "none"})]
 )
 def test_steps_of_any_size_equal_the_whole(kind, sizes, options):
     attn = build(kind, **options)
@@ -341,6 +341,8 @@ def test_initialisation(kind, numerator):
         ),
         (lambda: LinearAttention(12, 3, None, lrpe="3d1"), r"unknown LRPE kind '3d1'"),
         (lambda: LinearAttention(12, 12, None), "head width 1 has no channel pair"),
+        (lambda: LinearAttention(12, 3, None, denominator=True), "1d3; use lrpe none and one of 1"),
+        (lambda: LinearAttention(12, 3, None, "elu", "none", denominator=True), "can be zero or negative .* elu"),
         (lambda: LinearAttention(12, 3, None, chunk_length=0), "chunk length 0 must be at least 1"),
         (lambda: LinearAttention(12, 3, None, impl="chunks"), "'chunks'"),
         (lambda: LocalAttention(12, 3, None, block_size=0), "block size 0 must be at least 1"),

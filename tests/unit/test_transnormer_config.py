@@ -218,7 +218,6 @@ def test_every_option_reaches_its_module():
         norm_eps=1e-3,
         norm_eps_inside=True,
         causal_impl="recurrent",
-        attention_denominator=True,
         attention_dropout=0.25,
         activation_dropout=0.125,
         dropout=0.5,
@@ -233,7 +232,7 @@ def test_every_option_reaches_its_module():
     assert isinstance(linear.attn, LinearAttention)
     assert (local.attn.num_heads, linear.attn.num_heads) == (2, 4)
     assert (local.attn.block_size, linear.attn.chunk_length, linear.attn.impl) == (5, 3, "recurrent")
-    assert linear.attn.denominator
+    assert build_lm(attention_denominator=True, lrpe="none").decoder.layers[-1].attn.denominator
     assert (local.attn.dropout, local.ffn.dropout, local.dropout, model.decoder.dropout) == (0.25, 0.125, 0.5, 0.5)
     assert local.attn.lrpe is None
     assert (linear.attn.lrpe.kind, linear.attn.lrpe.v) == ("1d1", None)

@@ -53,7 +53,10 @@ class TransNormerLMConfig(FairseqDataclass):
     )
     norm_eps_inside: bool = field(default=False, metadata={"help": "put eps under the root in the rms norms"})
     attention_denominator: bool = field(
-        default=False, metadata={"help": "divide linear attention by the sum of its weights (plain linear attention)"}
+        default=False,
+        metadata={
+            "help": "divide linear attention by the sum of its weights (plain linear attention); needs --lrpe none"
+        },
     )
     block_size: int = field(default=64, metadata={"help": "positions a block of local attention"})
     causal_impl: CAUSAL_FORM = field(
