@@ -1,8 +1,9 @@
 """Draw the gradients in the attention scores of trained models, layer by layer, and how far the norms bound them.
 
 Left, the largest |dL / ds| of each layer on real text, where L is the sum over the tokens of -log p(next token), and as
-a dotted line the bound that the norm behind it gives. Right, the largest factor by which that norm multiplies a
-gradient, 1 / (rms + eps). The closed forms are in gradient_bounds.py. Several checkpoints read the same text.
+a dashed line the bound that the norm behind it gives. Right, the largest and the median factor by which that norm
+multiplies a gradient, 1 / (rms + eps). The closed forms are in gradient_bounds.py. Several checkpoints read the same
+text.
 
   python analysis/transnormer/score_gradients.py t2=runs/t2/checkpoint_last.pt vanilla=runs/vanilla/checkpoint_last.pt
   python analysis/transnormer/score_gradients.py --table outputs/score_gradients.json --out outputs/again
@@ -51,7 +52,11 @@ def draw(rows: list[dict[str, Any]], stem: str, options: argparse.Namespace) -> 
                 layers, [r["bound"] for r in normed], **{**LIMIT, "color": style["color"]}, marker=style["marker"]
             )
             right.plot(layers, [r["norm_gain"] for r in normed], **style, label=model)
+            middle = [r["median_norm_gain"] for r in normed]
+            right.plot(layers, middle, **{**LIMIT, "color": style["color"]}, marker=style["marker"])
         left.plot([], [], **LIMIT, label="bound of the norm")
+        right.plot([], [], **LIMIT, label="median token")
+        right.set_xlim(left.get_xlim())
         finish(left, "largest |∂ loss / ∂ score|", "gradient in a score")
         finish(right, "largest 1 / (rms + eps)", "factor of the norm")
 

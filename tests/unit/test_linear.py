@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from fairseq_transnorm.modules import linear as module
 from fairseq_transnorm.modules.linear import Linear, linear
 from fairseq_transnorm.modules.recompute import recompute
+from tests.transnormer_reference import build_lm, random_tokens, train_step
 
 needs_onednn = pytest.mark.skipif(module._ONEDNN is None, reason="this torch has no oneDNN")
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # float32; sums of up to a few hundred products
@@ -97,6 +98,27 @@ def test_without_gradients(products):
     assert not out.requires_grad
     torch.testing.assert_close(out, F.linear(x, layer.weight, layer.bias), **CLOSE)
     assert products == [(30, 12)]
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    "options", [{}, {"checkpoint_activations": True}, {"ffn": "classic", "untied_output": True}], ids=str
+)
+def test_a_whole_model_trains_alike(options, products):
+    model = build_lm(dtype=torch.float32, **options).train()
+    tokens = random_tokens(2, 30)
+
+    def gradients():
+        model.zero_grad()
+        logits = train_step(model, tokens)
+        return [logits, *(p.grad for p in model.parameters() if p.grad is not None)]
+
+    got = gradients()
+    assert products
+    with torch.backends.mkldnn.flags(enabled=False):
+        expected = gradients()
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
