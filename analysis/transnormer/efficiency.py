@@ -2,6 +2,7 @@
 
 In one process and one run: causal attention operators (forward and backward), whole training steps of transnormer_t2
 and of fairseq's transformer_lm with as many parameters (peak memory in child processes), and the decoding of a token.
+Our models multiply matrices by oneDNN; "default BLAS" is the step without it, by the library that all else uses.
 Prints a table of ratios beside the package's targets. One thread unless --threads says more.
 
   python analysis/transnormer/efficiency.py
@@ -16,7 +17,7 @@ import torch
 from matplotlib.axes import Axes
 
 from fairseq_transnorm.measure import efficiency
-from fairseq_transnorm.measure.efficiency import OURS, PEER
+from fairseq_transnorm.measure.efficiency import OURS, OURS_BY_BLAS, PEER
 from fairseq_transnorm.plotting import (
     analysis_parser,
     describe,
@@ -93,6 +94,8 @@ def summary(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dic
     for length in sorted({r["length"] for r in rows if r["quantity"] == "step"}):
         target = "" if options.quick else targets.get(length, "")
         ratio(f"step at {length}: {PEER} / {OURS}", ("step", PEER, length), ("step", OURS, length), target)
+        by_blas = ("step", OURS_BY_BLAS, length)
+        ratio(f"step at {length}: {PEER} / {OURS_BY_BLAS}", ("step", PEER, length), by_blas, "")
     for length in sorted({r["length"] for r in rows if r["quantity"] == "memory"}):
         target = "<= 0.6" if length == 8192 else ""
         ratio(f"peak memory at {length}: {OURS} / {PEER}", ("memory", OURS, length), ("memory", PEER, length), target)

@@ -25,6 +25,7 @@ from ..models.transnormer.config import TransNormerLMConfig
 from ..modules.linear_attention import chunkwise_linear_attention, quadratic_linear_attention
 
 OURS, PEER = "transnormer_t2", "transformer_lm"
+OURS_BY_BLAS = f"{OURS}, default BLAS"  # its matrix products by the library that torch and the peer use
 _MODELS = {OURS: ("transnormer_lm", TransNormerLMConfig), PEER: ("transformer_lm", TransformerLanguageModelConfig)}
 
 OPERATORS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -136,7 +137,7 @@ class TrainingStep:
 
 
 def training_times(lengths: list[int], tokens: int, repeats: int, **size: int) -> list[dict[str, Any]]:
-    """Time a training step of both models at every number of tokens per sample.
+    """Time a training step of both models at every number of tokens per sample; ours also without oneDNN.
 
     Args:
         lengths: tokens per sample.
@@ -147,13 +148,22 @@ def training_times(lengths: list[int], tokens: int, repeats: int, **size: int) -
     rows = []
     for length in lengths:
         models = {name: build_model(name, length, **size) for name in _MODELS}
-        steps = {name: TrainingStep(model, length, tokens) for name, model in models.items()}
+        steps: dict[str, Callable[[], None]] = {n: TrainingStep(model, length, tokens) for n, model in models.items()}
+        steps[OURS_BY_BLAS] = _without_onednn(steps[OURS])
         for name, seconds in median_times(steps, repeats).items():
-            parameters = sum(p.numel() for p in models[name].parameters())
+            parameters = sum(p.numel() for p in models[PEER if name == PEER else OURS].parameters())
             rows.append(
                 {"quantity": "step", "form": name, "length": length, "seconds": seconds, "parameters": parameters}
             )
     return rows
+
+
+def _without_onednn(step: Callable[[], None]) -> Callable[[], None]:
+    def call() -> None:
+        with torch.backends.mkldnn.flags(enabled=False):
+            step()
+
+    return call
 
 
 def step_memory(lengths: list[int], tokens: int, **size: int) -> list[dict[str, Any]]:

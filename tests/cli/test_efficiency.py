@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fairseq_transnorm.measure import efficiency
-from fairseq_transnorm.measure.efficiency import OURS, PEER
+from fairseq_transnorm.measure.efficiency import OURS, OURS_BY_BLAS, PEER
 from tests.helpers import run_cli
 
 SMALL = {"dim": 32, "layers": 2, "heads": 2, "vocabulary": 100}
@@ -30,6 +30,23 @@ def test_a_step_trains(name):
     step()
     changed = [not torch.equal(a, b) for a, b in zip(before, step.model.parameters(), strict=True) if b.requires_grad]
     assert all(changed)
+
+
+def test_steps_are_timed_with_and_without_onednn(monkeypatch):
+    without = []
+    call = efficiency.TrainingStep.__call__
+    monkeypatch.setattr(
+        efficiency.TrainingStep,
+        "__call__",
+        lambda step: [without.append(not torch.backends.mkldnn.enabled), call(step)],
+    )
+    rows = efficiency.training_times([16, 32], 64, 1, **SMALL)
+    assert [(row["form"], row["length"]) for row in rows] == [
+        (form, length) for length in (16, 32) for form in (OURS, PEER, OURS_BY_BLAS)
+    ]
+    assert without == 4 * [False, False, True]
+    assert len({row["parameters"] for row in rows if row["length"] == 16 and row["form"] != PEER}) == 1
+    assert torch.backends.mkldnn.enabled
 
 
 def test_decoding_reads_one_token_a_call_from_a_filled_state():
@@ -58,8 +75,8 @@ def test_the_script_prints_ratios_and_draws(tmp_path):
 
 
 def test_peak_memory_is_that_of_the_step():
-    rows = efficiency.step_memory([64, 2048], 2048, **SMALL)
+    rows = efficiency.step_memory([64, 4096], 4096, **SMALL)
     peak = {(row["form"], row["length"]): row["mebibytes"] for row in rows}
-    # the peer holds a mask of 2048 x 2048 numbers, we hold nothing of that size
-    assert peak[PEER, 2048] - peak[PEER, 64] > 4 * 2048**2 / 2**20
-    assert peak[OURS, 2048] < peak[PEER, 2048] - 4 * 2048**2 / 2**20
+    # the peer holds a mask of 4096 x 4096 numbers, we hold nothing of that size
+    assert peak[PEER, 4096] - peak[PEER, 64] > 4 * 4096**2 / 2**20
+    assert peak[OURS, 4096] < peak[PEER, 4096] - 4 * 4096**2 / 2**20
