@@ -60,7 +60,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         "operator": lambda: efficiency.operator_times(OPERATOR_LENGTHS, ["chunk", "quadratic", "sdpa"], repeats),
         "step": lambda: efficiency.training_times(lengths, tokens, repeats, **size),
         "memory": lambda: efficiency.step_memory(lengths, tokens, **size),
-        "decoding": lambda: efficiency.decoding_times([100, 1000, 8000], 10 * repeats, **size),
+        "decoding": lambda: efficiency.decoding_times([100, 1000, 8000], 5 * repeats, **size),
     }
     rows = []
     for part in (part for part in PARTS if part not in options.skip):

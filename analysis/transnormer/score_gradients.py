@@ -51,7 +51,7 @@ def draw(rows: list[dict[str, Any]], stem: str, options: argparse.Namespace) -> 
             left.plot(
                 layers, [r["bound"] for r in normed], **{**LIMIT, "color": style["color"]}, marker=style["marker"]
             )
-            right.plot(layers, [r["norm_gain"] for r in normed], **style, label=model)
+            right.plot(layers, [r["norm_gain"] for r in normed], **style, label=model if normed else None)
             middle = [r["median_norm_gain"] for r in normed]
             right.plot(layers, middle, **{**LIMIT, "color": style["color"]}, marker=style["marker"])
         left.plot([], [], **LIMIT, label="bound of the norm")

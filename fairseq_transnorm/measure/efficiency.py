@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -160,8 +161,10 @@ def training_times(lengths: list[int], tokens: int, repeats: int, **size: int) -
 
 def _without_onednn(step: Callable[[], None]) -> Callable[[], None]:
     def call() -> None:
-        with torch.backends.mkldnn.flags(enabled=False):
-            step()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of flags of other devices, which torch sets along
+            with torch.backends.mkldnn.flags(enabled=False):
+                step()
 
     return call
 
@@ -204,36 +207,43 @@ def _memory(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
+_TOKENS_A_TURN = 8
+
+
 @torch.no_grad()
 def decoding_times(positions: list[int], repeats: int, **size: int) -> list[dict[str, Any]]:
     """Time the decoding of one token by both models after so many earlier tokens, all positions in turn.
 
+    A turn decodes eight tokens, one after the other as in real use: a model finds in the cache what it left there.
+
     Args:
         positions: how many tokens were read before.
-        repeats: timed tokens.
+        repeats: timed turns.
         size: as in ``training_times``.
     """
     calls: dict[str, Callable[[], Any]] = {}
-    length = max(positions) + 2 * repeats + 8
+    length = max(positions) + _TOKENS_A_TURN * (repeats + 1)
     for name in _MODELS:
         model = build_model(name, length, **size).eval()
         for position in positions:
             fill = _prefill if name == OURS else _fill_cache
-            calls[f"{name} {position}"] = _one_more_token(model, position, fill(model, position))
+            calls[f"{name} {position}"] = _more_tokens(model, position, fill(model, position))
     rows = []
-    for key, seconds in median_times(calls, repeats, warmup=3).items():
+    for key, seconds in median_times(calls, repeats).items():
         name, at = key.split()
-        rows.append({"quantity": "decoding", "form": name, "length": int(at), "seconds": seconds})
+        row = {"quantity": "decoding", "form": name, "length": int(at), "seconds": seconds / _TOKENS_A_TURN}
+        rows.append(row)
     return rows
 
 
-def _one_more_token(model: FairseqLanguageModel, position: int, state: dict[str, Any]) -> Callable[[], Any]:
+def _more_tokens(model: FairseqLanguageModel, position: int, state: dict[str, Any]) -> Callable[[], Any]:
     tokens = torch.full((1, position), 5)
 
     def call() -> None:
         nonlocal tokens
-        tokens = F.pad(tokens, (0, 1), value=5)
-        model.decoder(tokens, incremental_state=state)
+        for _ in range(_TOKENS_A_TURN):
+            tokens = F.pad(tokens, (0, 1), value=5)
+            model.decoder(tokens, incremental_state=state)
 
     return call
 

@@ -19,7 +19,7 @@ from .linear_attention import (
     chunkwise_linear_attention,
     recurrent_linear_attention,
 )
-from .local_attention import SOFTMAX, block_local_attention, block_local_from_rows, dense_block_local_weights
+from .local_attention import SOFTMAX, block_local_attention, block_local_from_rows, dense_block_local_weights, weigh
 from .lrpe import LRPE, encode
 from .norms import at_least_float32
 from .recompute import no_autocast
@@ -298,11 +298,15 @@ class LocalAttention(SelfAttention):
         begun, new = position % self.block_size, q.shape[2]
         if begun and state is not None:
             k, v = torch.cat([state[0], k], dim=2), torch.cat([state[1], v], dim=2)
-        # rows of zeros stand for the queries of the open block that were answered before
-        out = block_local_attention(F.pad(q, (0, 0, begun, 0)), k, v, self.block_size, self.activation)
-        open_block = (begun + new) // self.block_size * self.block_size
-        # copies: a view would keep all of a long prompt alive
-        return out[:, :, begun:], (k[:, :, open_block:].clone(), v[:, :, open_block:].clone())
+        if new == 1:  # sees the open block and itself: all that there is
+            out = weigh(q @ k.transpose(-1, -2), None, self.activation) @ v
+        else:  # rows of zeros stand for the queries of the open block that were answered before
+            padded = F.pad(q, (0, 0, begun, 0))
+            out = block_local_attention(padded, k, v, self.block_size, self.activation)[:, :, begun:]
+        if open_block := (begun + new) // self.block_size * self.block_size:
+            # copies: a view would keep all of a long prompt alive
+            k, v = k[:, :, open_block:].clone(), v[:, :, open_block:].clone()
+        return out, (k, v)
 
     def dense_weights(self, q: Tensor, k: Tensor, key_padding_mask: Padding | None) -> Tensor:
         return dense_block_local_weights(q, k, self.block_size, self.activation, self.causal, key_padding_mask)

@@ -60,7 +60,7 @@ def recurrent_linear_attention(
         state = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1])
     outputs = []
     for t in range(q.shape[2]):
-        state = state + k[:, :, t, :, None] * v[:, :, t, None, :]
+        state = torch.addcmul(state, k[:, :, t, :, None], v[:, :, t, None, :])
         outputs.append(q[:, :, t : t + 1] @ state)
     return torch.cat(outputs, dim=2), state
 

@@ -21,12 +21,16 @@ SOFTMAX = "softmax"
 Padding = Bool[Tensor, "B T"]
 
 
-def weigh(scores: Tensor, allowed: Tensor, activation: str) -> Tensor:
+def weigh(scores: Tensor, allowed: Tensor | None, activation: str) -> Tensor:
     """Turn scores into weights: softmax over the allowed keys, or a pointwise activation; 0 where not allowed.
+
+    None allows all.
 
     The mask comes after a pointwise activation, since one with f(0) != 0 would otherwise show masked keys. A query
     without an allowed key has weight 0 everywhere.
     """
+    if allowed is None:
+        return torch.softmax(scores, dim=-1) if activation == SOFTMAX else get_activation(activation)(scores)
     if activation == SOFTMAX:
         weights = torch.softmax(scores.masked_fill(~allowed, float("-inf")), dim=-1)
         # softmax gives 0 to a masked key already, but not-a-number to a row of them, which only padding can make

@@ -18,12 +18,16 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def _rms(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).mul_(x.shape[-1] ** -0.5)
+
+
 class _RMSNormalise(torch.autograd.Function):
     """x / (rms(x) + eps), keeping only x and one number a token for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        rms = torch.linalg.vector_norm(x, dim=-1, keepdim=True).mul_(x.shape[-1] ** -0.5)
+        rms = _rms(x)
         inverse = (rms + eps).reciprocal_()
         ctx.save_for_backward(x, rms, inverse)
         return x * inverse
@@ -46,7 +50,7 @@ def rms_normalise(x: Float[Tensor, "... D"], eps: float = 1e-8, eps_inside: bool
     """
     if eps_inside:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
-    return _RMSNormalise.apply(x, eps)
+    return _RMSNormalise.apply(x, eps) if torch.is_grad_enabled() else x / _rms(x).add_(eps)
 
 
 class SimpleRMSNorm(nn.Module):
