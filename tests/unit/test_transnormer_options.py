@@ -83,12 +83,14 @@ def test_every_option_value_trains_and_decodes(options):
 
 
 @VARIANTS
-@pytest.mark.parametrize("options", [{}, {"attention_denominator": True, "lrpe": "none"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"attention_denominator": True, "lrpe": "none", "linear_act": "1+elu"}], ids=str
+)
 def test_the_causal_forms_agree(variant, options):
     tokens = padded([random_tokens(35), random_tokens(13, seed=1)])
     results = []
     for impl in ("quadratic", "chunk", "recurrent"):
-        model = build_lm(**variant, **options, causal_impl=impl).train()
+        model = build_lm(**{**variant, **options}, causal_impl=impl).train()
         results.append((train_step(model, tokens), gradients(model)))
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=1e-9, atol=1e-10)
