@@ -42,23 +42,27 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def draw(rows: list[dict[str, Any]], stem: str, options: argparse.Namespace) -> None:
     models = list(dict.fromkeys(row["model"] for row in rows))
-    with panels(stem, rows, ncols=2, size=(4.6, 3.5), seed=options.seed) as (left, right):
+    normed = [row for row in rows if row["norm_gain"] is not None]
+    with panels(stem, rows, ncols=2 if normed else 1, size=(4.6, 3.5), seed=options.seed) as axes:
         for model, style in line_styles(models).items():
-            curve = [row for row in rows if row["model"] == model]
-            normed = [row for row in curve if row["bound"] is not None]
-            layers = [row["layer"] for row in normed]
-            left.plot([r["layer"] for r in curve], [r["score_gradient"] for r in curve], **style, label=model)
-            left.plot(
-                layers, [r["bound"] for r in normed], **{**LIMIT, "color": style["color"]}, marker=style["marker"]
-            )
-            right.plot(layers, [r["norm_gain"] for r in normed], **style, label=model if normed else None)
-            middle = [r["median_norm_gain"] for r in normed]
-            right.plot(layers, middle, **{**LIMIT, "color": style["color"]}, marker=style["marker"])
-        left.plot([], [], **LIMIT, label="bound of the norm")
-        right.plot([], [], **LIMIT, label="median token")
-        right.set_xlim(left.get_xlim())
-        finish(left, "largest |∂ loss / ∂ score|", "gradient in a score")
-        finish(right, "largest 1 / (rms + eps)", "factor of the norm")
+            thin = {**LIMIT, "color": style["color"], "marker": style["marker"]}
+            plot(axes[0], rows, model, "score_gradient", **style, label=model)
+            plot(axes[0], rows, model, "bound", **thin)
+            if model in {row["model"] for row in normed}:
+                plot(axes[1], normed, model, "norm_gain", **style, label=model)
+                plot(axes[1], normed, model, "median_norm_gain", **thin)
+        if any(row["bound"] is not None for row in rows):
+            axes[0].plot([], [], **LIMIT, label="bound of the norm")
+        finish(axes[0], "largest |∂ loss / ∂ score|", "gradient in a score")
+        if normed:
+            axes[1].plot([], [], **LIMIT, label="median token")
+            axes[1].set_xlim(axes[0].get_xlim())
+            finish(axes[1], "largest 1 / (rms + eps)", "factor of the norm")
+
+
+def plot(ax: Axes, rows: list[dict[str, Any]], model: str, column: str, **style: Any) -> None:
+    curve = [row for row in rows if row["model"] == model and row[column] is not None]
+    ax.plot([row["layer"] for row in curve], [row[column] for row in curve], **style)
 
 
 def finish(ax: Axes, y: str, title: str) -> None:

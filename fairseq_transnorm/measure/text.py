@@ -72,7 +72,11 @@ def runs_with_text(options: argparse.Namespace, further: int = 0) -> list[tuple[
     runs = {label: load_run(path, options.data, options.device) for label, path in options.inputs}
     if len(runs) < len(options.inputs):
         raise ValueError(f"two checkpoints share a name in {[label for label, _ in options.inputs]}; write LABEL=PATH")
-    length = options.length or min(run.cfg.task.tokens_per_sample for run in runs.values())
+    length = options.length
+    if length is None:
+        length = min(run.cfg.task.tokens_per_sample for run in runs.values())
+    elif length < 1:
+        raise ValueError(f"--length {length} must be at least 1")
     return [
         (label, run, token_windows(run, options.split, length + further, options.sequences, options.seed))
         for label, run in runs.items()

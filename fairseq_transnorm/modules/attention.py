@@ -186,12 +186,12 @@ class LinearAttention(SelfAttention):
             raise ValueError(f"chunk length {chunk_length} must be at least 1; try 64")
         if impl not in CAUSAL_FORMS:
             raise ValueError(f"unknown causal_impl {impl!r}; known: {', '.join(CAUSAL_FORMS)}")
+        self.activation = get_activation(activation)
         if denominator and (self.lrpe is not None or activation not in NEVER_NEGATIVE):
             raise ValueError(
-                f"the denominator of linear attention can be zero or negative with activation {activation} and lrpe "
-                f"{lrpe}; use lrpe none and one of {', '.join(NEVER_NEGATIVE)}, or no denominator"
+                f"a denominator of linear attention needs weights that are never negative, not activation {activation} "
+                f"with lrpe {lrpe}; use one of {', '.join(NEVER_NEGATIVE)} and lrpe none (or lrpe-layers local)"
             )
-        self.activation = get_activation(activation)
         self.impl = impl
         self.chunk_length = chunk_length
         self.denominator = denominator
@@ -296,7 +296,11 @@ class LocalAttention(SelfAttention):
 
     def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: State | None, position: int) -> tuple[Tensor, State]:
         begun, new = position % self.block_size, q.shape[2]
-        if begun and state is not None:
+        if begun:
+            if state is None:
+                raise ValueError(
+                    f"position {position} is inside a block of {self.block_size}: pass the state before it"
+                )
             k, v = torch.cat([state[0], k], dim=2), torch.cat([state[1], v], dim=2)
         if new == 1:  # sees the open block and itself: all that there is
             out = weigh(q @ k.transpose(-1, -2), None, self.activation) @ v

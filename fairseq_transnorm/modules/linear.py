@@ -13,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from .recompute import first_order
 
 # the operator that torch.compile itself calls for this; it has no derivative of its own
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
-SMALLEST_PRODUCT = 2**18  # multiplications below which setting oneDNN up takes longer than it saves
+SMALLEST_PRODUCT = (
+    2**19
+)  # multiplications; below, what it takes to set oneDNN up, about ten microseconds, is not won back
 
 
 def linear(x: Float[Tensor, "*rows I"], weight: Float[Tensor, "O I"], bias: Tensor | None = None) -> Tensor:
@@ -25,10 +28,10 @@ def linear(x: Float[Tensor, "*rows I"], weight: Float[Tensor, "O I"], bias: Tens
 
     Second derivatives are not available there.
     """
-    if not _takes(x, weight):
+    if not _takes(x, weight, bias):
         return F.linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1]).contiguous()
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
         place = _Operands.apply(rows, weight, bias)
         out = _Product.apply(place, rows.detach(), weight.detach(), None if bias is None else bias.detach())
     else:
@@ -43,22 +46,28 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
-def _takes(x: Tensor, weight: Tensor) -> bool:
+def _takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Return whether ``linear`` computes this product itself; what does not fit is left to F.linear's clear errors."""
     return (
         _ONEDNN is not None
-        and x.device.type == "cpu"
+        and not torch.compiler.is_compiling()  # the compiler chooses by itself
+        and not torch.jit.is_tracing()
+        and x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and x.shape[-1] == weight.shape[1]  # F.linear says clearly what does not fit
-        and x.numel() * len(weight) >= SMALLEST_PRODUCT
-        and bool(torch.backends.mkldnn.enabled)
+        and weight.dim() == 2
+        and x.shape[-1] == weight.shape[1]
+        and (bias is None or (bias.shape == weight.shape[:1] and bias.dtype == x.dtype and bias.device == x.device))
+        and x.numel() * len(weight) >= max(1, SMALLEST_PRODUCT)
         and not torch.is_autocast_enabled("cpu")
     )
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return ``x weight^T + bias`` of two matrices."""
+    if not torch.backends.mkldnn.enabled:
+        return F.linear(x, weight, bias)
     assert _ONEDNN is not None
-    return _ONEDNN(x, weight, bias, "none", [], "")
+    return _ONEDNN(x, weight, None if bias is None else bias.contiguous(), "none", [], "")
 
 
 class _Operands(torch.autograd.Function):
@@ -70,11 +79,12 @@ class _Operands(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return torch.empty_strided((len(x), len(weight)), (0, 0))
+        for_x, for_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if for_weight else None, weight if for_x else None)
+        return x.new_empty_strided((len(x), len(weight)), (0, 0))
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         grad = grad.contiguous()
@@ -92,5 +102,6 @@ class _Product(torch.autograd.Function):
         return _product(x, weight, bias)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return grad, None, None, None

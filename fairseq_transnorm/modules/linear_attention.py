@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from .recompute import SEGMENT_NUMBERS, GradientsByParts, no_autocast
+from .recompute import SEGMENT_NUMBERS, GradientsByParts, first_order, no_autocast
 
 State = Float[Tensor, "B H K V"]
 
@@ -198,7 +197,7 @@ class _Chunkwise(torch.autograd.Function):
         return out, last
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
         with no_autocast(grad.device):
             return _Chunkwise._backward(ctx, grad, grad_state)

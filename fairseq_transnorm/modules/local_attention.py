@@ -38,6 +38,18 @@ def weigh(scores: Tensor, allowed: Tensor | None, activation: str) -> Tensor:
     return get_activation(activation)(scores).masked_fill(~allowed, 0.0)
 
 
+def allowed_in_blocks(
+    length: int, block_size: int, causal: bool, key_padding_mask: Padding | None, device: torch.device
+) -> Tensor:
+    """Return which keys (across) a query (down) may see, ``T T``, or ``B 1 T T`` with padding."""
+    position = torch.arange(length, device=device)
+    block = position // block_size
+    allowed = block[:, None] == block[None, :]
+    if causal:
+        allowed = allowed & (position[None, :] <= position[:, None])
+    return allowed if key_padding_mask is None else allowed & ~key_padding_mask[:, None, None, :]
+
+
 def dense_block_local_weights(
     q: Float[Tensor, "B H T K"],
     k: Float[Tensor, "B H T K"],
@@ -47,13 +59,7 @@ def dense_block_local_weights(
     key_padding_mask: Padding | None = None,
 ) -> Float[Tensor, "B H T T"]:
     """Return all T x T weights, zero outside the blocks: the oracle of ``block_local_attention``."""
-    position = torch.arange(q.shape[2], device=q.device)
-    block = position // block_size
-    allowed = block[:, None] == block[None, :]
-    if causal:
-        allowed = allowed & (position[None, :] <= position[:, None])
-    if key_padding_mask is not None:
-        allowed = allowed & ~key_padding_mask[:, None, None, :]
+    allowed = allowed_in_blocks(q.shape[2], block_size, causal, key_padding_mask, q.device)
     return weigh(q @ k.transpose(-1, -2), allowed, activation)
 
 

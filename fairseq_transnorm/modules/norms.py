@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from .names import look_up
+from .recompute import first_order
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class _RMSNormalise(torch.autograd.Function):
         return x * inverse
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, rms, inverse = ctx.saved_tensors
         # d(x inverse) = inverse dx - x inverse^2 d(rms), d(rms) = (x . dx) / (D rms); rms = 0 has x = 0: no second term

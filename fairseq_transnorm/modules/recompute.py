@@ -7,11 +7,11 @@ so that on a CPU everything between its inputs and its output stays in the cache
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 # rows of a segment hold about this many numbers: 1 MiB of float32, the size of a core's own cache
@@ -21,6 +21,23 @@ SEGMENT_NUMBERS = 2**18
 def no_autocast(device: torch.device) -> torch.autocast:
     """Return a context without autocast on ``device``, also where the caller switched it on."""
     return torch.autocast(device.type, enabled=False)
+
+
+def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a Function's backward, which autograd cannot differentiate, refuse ``create_graph``.
+
+    torch's ``once_differentiable`` lets it pass, with wrong zeros, where the incoming gradient is a constant.
+    """
+
+    @wraps(backward)
+    def checked(ctx: Any, *grads: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "second derivatives (create_graph=True) do not go through this package's own backward passes"
+            )
+        return backward(ctx, *grads)
+
+    return checked
 
 
 def recompute(function: Callable[..., Tensor], *inputs: Tensor | None, random: bool = False) -> Tensor:
@@ -124,7 +141,7 @@ class _BySegments(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grads = GradientsByParts(ctx.saved_tensors, ctx.num_rows, ctx.needs_input_grad[3:])
         for start in range(0, len(grad), ctx.length):

@@ -122,9 +122,20 @@ def test_score_gradients_compares_models(trained, tmp_path):
 
 
 def test_score_gradients_says_what_is_wrong(trained, fairseq_lm, tmp_path):
-    assert "no linear attention" in fails(GRADIENTS, fairseq_lm, "--out", tmp_path / "x")
+    assert "no linear or local attention" in fails(GRADIENTS, fairseq_lm, "--out", tmp_path / "x")
     assert "65 tokens are more than the 64 positions" in fails(GRADIENTS, trained, "--length", 65, "--sequences", 1)
+    assert "--length 0 must be at least 1" in fails(GRADIENTS, trained, "--length", 0)
     assert not (tmp_path / "x.pdf").exists()
+
+
+def test_score_gradients_are_drawn_where_no_norm_is(trained, tmp_path):
+    run_cli(GRADIENTS, trained, "--sequences", 1, "--length", 20, "--out", tmp_path / "with")
+    table = json.loads((tmp_path / "with.json").read_text())
+    for row in table["rows"]:
+        row |= {"bound": None, "norm_gain": None, "median_norm_gain": None}
+    (tmp_path / "table.json").write_text(json.dumps(table))
+    run_cli(GRADIENTS, "--table", tmp_path / "table.json", "--out", tmp_path / "out" / "without")
+    outputs(tmp_path / "out" / "without")
 
 
 def test_gradient_bounds(tmp_path):

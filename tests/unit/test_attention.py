@@ -262,6 +262,13 @@ def test_sums_beyond_the_reach_of_float16(causal):
     assert attn(x).isfinite().all()
 
 
+def test_a_step_inside_a_block_needs_the_state():
+    attn, x = build("local softmax"), rows(1, 1, 12)
+    attn.step(x, None, 2 * BLOCK)
+    with pytest.raises(ValueError, match=f"position {BLOCK + 1} is inside a block"):
+        attn.step(x, None, BLOCK + 1)
+
+
 @pytest.mark.parametrize("kind", ["linear 1+elu", "local softmax", "local relu"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_autocast_leaves_the_products_in_float32(kind, dtype, monkeypatch):
@@ -342,8 +349,9 @@ def test_initialisation(kind, numerator):
         ),
         (lambda: LinearAttention(12, 3, None, lrpe="3d1"), r"unknown LRPE kind '3d1'"),
         (lambda: LinearAttention(12, 12, None), "head width 1 has no channel pair"),
-        (lambda: LinearAttention(12, 3, None, denominator=True), "1d3; use lrpe none and one of 1"),
-        (lambda: LinearAttention(12, 3, None, "elu", "none", denominator=True), "can be zero or negative .* elu"),
+        (lambda: LinearAttention(12, 3, None, denominator=True), "not activation 1.elu with lrpe 1d3; use one of 1"),
+        (lambda: LinearAttention(12, 3, None, "elu", "none", denominator=True), "not activation elu with lrpe none"),
+        (lambda: LinearAttention(12, 3, None, "1+leu", "none", denominator=True), "did you mean '1.elu'"),
         (lambda: LinearAttention(12, 3, None, chunk_length=0), "chunk length 0 must be at least 1"),
         (lambda: LinearAttention(12, 3, None, impl="chunks"), "'chunks'"),
         (lambda: LocalAttention(12, 3, None, block_size=0), "block size 0 must be at least 1"),

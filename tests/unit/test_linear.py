@@ -69,13 +69,21 @@ def test_any_strides(products):
 
 
 @needs_onednn
+@pytest.mark.parametrize("bias", [drawn(22, seed=2)[::2], drawn(1, seed=2).expand(11)], ids=["strided", "expanded"])
+def test_any_bias(bias, products):
+    x, weight = drawn(20, 40), drawn(11, 40, seed=1)
+    torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias), **CLOSE)
+    assert products == [(20, 40)]
+
+
 @pytest.mark.parametrize("size", [(0, 8), (2, 0, 8)])
-def test_no_rows(size):
+def test_no_rows(size, products):
     x = torch.zeros(size, requires_grad=True)
     out = Linear(8, 4)(x)
     out.sum().backward()
     assert out.shape == (*size[:-1], 4)
     assert x.grad.shape == size
+    assert products == []
 
 
 @needs_onednn
@@ -128,13 +136,74 @@ def test_other_types_take_the_usual_way(dtype, products):
     assert products == []
 
 
-def test_autocast_and_a_disabled_onednn_take_the_usual_way(products):
+def test_autocast_takes_the_usual_way(products):
     layer, x = Linear(12, 5), drawn(30, 12)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16
-    with torch.backends.mkldnn.flags(enabled=False):
-        assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
     assert products == []
+
+
+@needs_onednn
+@pytest.mark.parametrize("passes", ["forward", "backward", "both"])
+def test_onednn_can_be_switched_off(passes, monkeypatch):
+    """In one pass too: a layer that is recomputed keeps the same things either way."""
+    monkeypatch.setattr(module, "SMALLEST_PRODUCT", 0)
+    calls = []
+    onednn = module._ONEDNN
+    monkeypatch.setattr(module, "_ONEDNN", lambda *args: [calls.append(args[0].shape), onednn(*args)][1])
+    layer, x = Linear(12, 5), drawn(30, 12).requires_grad_()
+    with torch.backends.mkldnn.flags(enabled=passes == "backward"):
+        out = recompute(lambda x: layer(x.tanh()), x)
+    with torch.backends.mkldnn.flags(enabled=passes == "forward"):
+        out.sum().backward()
+    assert len(calls) == {"forward": 2, "backward": 1, "both": 0}[passes]
+    got, x.grad = x.grad, None
+    F.linear(x.tanh(), layer.weight, layer.bias).sum().backward()
+    torch.testing.assert_close(got, x.grad, **CLOSE)
+
+
+@needs_onednn
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
+def test_any_default_type(default, products):
+    layer, x = Linear(12, 5), drawn(30, 12)
+    torch.set_default_dtype(default)
+    try:
+        layer(x).sum().backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(layer.weight.grad, x.sum(0).expand(5, 12), **CLOSE)
+    assert len(products) == 2
+
+
+@needs_onednn
+def test_what_no_gradient_needs_is_not_kept(products):
+    layer, x = Linear(12, 5), drawn(30, 12).requires_grad_()
+    layer.weight.requires_grad_(False)
+    kept = []
+    hidden = x.tanh()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
+        out = layer(hidden)
+    assert kept == [(5, 12)]  # the weight, for the gradient of x
+    hidden.data.zero_()
+    out.sum().backward()
+    assert len(products) == 2
+
+
+def test_the_compiler_and_the_tracer_see_an_ordinary_product(products, monkeypatch):
+    layer, x = Linear(12, 5), drawn(30, 12)
+    traced = torch.jit.trace(layer, x, check_trace=False)  # which would call the layer itself
+    assert "mkldnn" not in str(traced.graph)
+    torch.testing.assert_close(traced(x), F.linear(x, layer.weight, layer.bias), **CLOSE)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    layer(x)
+    assert products == []
+
+
+@needs_onednn
+def test_second_derivatives_are_refused(products):
+    layer, x = Linear(12, 5), drawn(30, 12).requires_grad_()
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        torch.autograd.grad(layer(x).sum(), x, create_graph=True)
 
 
 def test_a_small_product_takes_the_usual_way():
@@ -143,5 +212,8 @@ def test_a_small_product_takes_the_usual_way():
 
 
 def test_what_does_not_fit_is_left_to_the_clear_error_of_linear(products):
-    assert not module._takes(drawn(30, 13), drawn(5, 12))
-    assert not module._takes(drawn(30, 11), drawn(5, 12))
+    assert not module._takes(drawn(30, 13), drawn(5, 12), None)
+    assert not module._takes(drawn(30, 11), drawn(5, 12), None)
+    assert not module._takes(drawn(30, 12), drawn(5, 12), drawn(6))
+    assert not module._takes(drawn(30, 12), drawn(5, 12), drawn(5).double())
+    assert not module._takes(drawn(30, 12), drawn(12), None)

@@ -13,36 +13,52 @@ from fairseq_transnorm.measure.layer_gradients import (
 )
 from fairseq_transnorm.modules.attention import LinearAttention, LocalAttention
 from fairseq_transnorm.modules.norms import SimpleRMSNorm
-from tests.transnormer_reference import build_lm
+from tests.transnormer_reference import T1, build_lm, random_tokens
 
 FORMS = {
     "linear": lambda: LinearAttention(12, 3, SimpleRMSNorm(), "1+elu", "1d3"),
     "scaled linear": lambda: LinearAttention(12, 3, None, "1+elu", "none", denominator=True),
     "softmax": lambda: LocalAttention(12, 3, None, 5, "softmax", "1d3"),
+    "silu": lambda: LocalAttention(12, 3, None, 5, "silu", "1d3"),
 }
 
 
 def averaged(kind, scores, v):
     seen = torch.ones_like(scores, dtype=torch.bool).tril()
-    if kind == "softmax":
+    if kind in ("softmax", "silu"):
         block = torch.arange(scores.shape[-1]) // 5
         seen &= block[:, None] == block
+    if kind == "softmax":
         return scores.masked_fill(~seen, float("-inf")).softmax(-1) @ v
+    if kind == "silu":
+        scores = torch.nn.functional.silu(scores)
     scores = scores.masked_fill(~seen, 0.0)
-    return (scores / scores.sum(-1, keepdim=True) if kind == "scaled linear" else scores) @ v
+    if kind == "scaled linear":
+        scores = scores / scores.sum(-1, keepdim=True).clamp(min=1e-6)
+    return scores @ v
 
 
 @pytest.mark.parametrize("kind", FORMS)
 @pytest.mark.parametrize("T", [1, 5, 13])
-def test_equals_autograd_through_the_scores(kind, T):
+@pytest.mark.parametrize("size", [1.0, 1e-5])
+def test_equals_autograd_through_the_scores(kind, T, size):
     torch.manual_seed(T)
     attn = FORMS[kind]().double()
+    if size < 1:  # sums of relu features below the floor of the denominator, some of them 0
+        attn.activation = torch.relu if kind == "scaled linear" else attn.activation
+        attn.qkv.weight.data.mul_(size)
     x, upstream = torch.randn(2, T, 12).double(), torch.randn(2, T, 12).double()
     q, k, v = (t.detach() for t in attn.features(attn.heads(attn.qkv(x))))
     scores = (q @ k.transpose(-1, -2)).requires_grad_()
     out = averaged(kind, scores, v[..., :4]).transpose(1, 2).flatten(2)
     (expected,) = torch.autograd.grad(out, scores, upstream)
-    torch.testing.assert_close(score_gradients(attn, x, upstream), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(score_gradients(attn, x, upstream), expected, rtol=1e-9, atol=1e-10)
+
+
+def test_attention_that_sees_later_tokens_is_refused():
+    attn = LinearAttention(12, 3, None, causal=False)
+    with pytest.raises(ValueError, match="causal attention only"):
+        score_gradients(attn, torch.zeros(1, 4, 12), torch.zeros(1, 4, 12))
 
 
 def test_gain_by_hand():
@@ -91,6 +107,50 @@ def test_bounds_hold_in_a_model(options, seed):
         assert same["norm_gain"] == pytest.approx(row["norm_gain"], rel=1e-3)
 
 
+def test_the_bound_by_hand():
+    """One token and one layer: T = (q . k) v, and the bound is |dL / dO| |longest head of v| / (rms(T) + eps)."""
+    model = build_lm(decoder_layers=1, layer_split="0", norm_eps=0.1)
+    tokens = torch.tensor([[5, 6]])
+    (row,) = gradient_rows(run_of(model), "tiny", tokens)
+    attn = model.decoder.layers[0].attn
+    kept = {}
+    attn.qkv.register_forward_hook(lambda _m, _x, out: kept.update(v=out[0, 0, -16:].view(2, 8)))
+    attn.norm.register_forward_hook(lambda _m, x, _out: kept.update(mixed=x[0]))
+    attn.out.register_forward_pre_hook(lambda _m, x: kept.update(out=x[0]))
+    loss = torch.nn.functional.cross_entropy(model(tokens[:, :1])[0][0], tokens[0, 1:])
+    (grad,) = torch.autograd.grad(loss, kept["out"])
+    gain = 1 / (float(kept["mixed"].square().mean().sqrt()) + 0.1)
+    assert row["norm_gain"] == row["median_norm_gain"] == pytest.approx(gain)
+    assert row["bound"] == pytest.approx(gain * float(grad.norm() * kept["v"].norm(dim=-1).max()))
+
+
+def test_all_layers_are_counted_and_dropout_is_off():
+    model = build_lm(decoder_layers=4, block_size=5, dropout=0.5, **T1).train()
+    tokens = random_tokens(1, 12)
+    run = SimpleNamespace(model=model, path="model.pt", updates=3)
+    first, second = (gradient_rows(run, "tiny", tokens) for _ in range(2))
+    assert first == second
+    assert model.training
+    assert [(row["layer"], row["kind"]) for row in first] == [(1, "relu"), (2, "relu"), (3, "linear"), (4, "linear")]
+
+
+def test_numbers_that_are_not_are_not_hidden():
+    model = build_lm(decoder_layers=2)
+    model.decoder.layers[-1].attn.qkv.weight.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"model.pt: .* not finite numbers in decoder.layers.0.attn"):
+        gradient_rows(run_of(model), "tiny", random_tokens(1, 12))
+    with largest_norm_gains(model) as gains:
+        model(random_tokens(1, 12))
+    assert gains["decoder.layers.1.attn.norm"] != gains["decoder.layers.1.attn.norm"]
+
+
+def test_a_norm_after_a_denominator_bounds_nothing():
+    model = build_lm(decoder_layers=2, attention_denominator=True, lrpe="none", layer_split="0")
+    rows = gradient_rows(run_of(model), "tiny", random_tokens(1, 12))
+    assert [row["bound"] for row in rows] == [None, None]
+    assert all(row["norm_gain"] > 0 for row in rows)
+
+
 def test_layers_without_a_norm_have_no_bound():
     model = build_lm(decoder_layers=2, block_size=5, attention_denominator=True, lrpe="none", linear_norm="none")
     rows = gradient_rows(run_of(model), "tiny", torch.randint(4, 20, (1, 12)))
@@ -105,5 +165,5 @@ def test_what_cannot_be_measured_is_refused():
         gradient_rows(run_of(model), "tiny", torch.ones(1, 1).long())
     with pytest.raises(ValueError, match=r"model.pt: 40 tokens are more than the 32 positions"):
         gradient_rows(run_of(model), "tiny", torch.full((1, 41), 5))
-    with pytest.raises(ValueError, match="no linear attention"):
+    with pytest.raises(ValueError, match="no linear or local attention"):
         gradient_rows(run_of(torch.nn.Linear(2, 2)), "tiny", torch.full((1, 4), 5))
