@@ -18,9 +18,8 @@ from .recompute import first_order
 
 # the operator that torch.compile itself calls for this; it has no derivative of its own
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
-SMALLEST_PRODUCT = (
-    2**19
-)  # multiplications; below, what it takes to set oneDNN up, about ten microseconds, is not won back
+# multiplications; below, the ten microseconds or so that setting oneDNN up takes are not won back
+SMALLEST_PRODUCT = 2**19
 
 
 def linear(x: Float[Tensor, "*rows I"], weight: Float[Tensor, "O I"], bias: Tensor | None = None) -> Tensor:
