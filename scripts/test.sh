@@ -24,7 +24,7 @@ stage format ruff format --check .
 stage lint ruff check .
 stage types mypy
 stage shell shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh scripts/*/*.sh .ci/run
-stage tests python -m pytest -n "${PYTEST_WORKERS:-2}" --durations=8 --durations-min=5 "$@"
+stage tests python -m pytest -n "${PYTEST_WORKERS:-2}" --dist worksteal --durations=8 --durations-min=5 "$@"
 
 printf '\n== summary\n'
 printf '%s\n' "${summary[@]}"
