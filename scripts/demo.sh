@@ -144,7 +144,7 @@ prepare() {
         *) die "unknown argument '$1'" "usage: bash scripts/demo.sh [--fresh]" ;;
     esac
     say "Demo: train a small t2 and a transformer of its size on Shakespeare's plays, compare and draw them:" \
-        "about 8 minutes on 2 cores, once the environment is there."
+        "about 6 minutes on 2 cores, once the environment is there."
     if [[ ${NO_VENV:-0} == 1 ]]; then find_environment; else ensure_env || exit 1; fi
     export OMP_NUM_THREADS=1 GPUS=0 NPROC=1 # what runs side by side must not fight for the cores
 

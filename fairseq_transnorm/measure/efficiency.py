@@ -26,7 +26,7 @@ from ..models.transnormer.config import TransNormerLMConfig
 from ..modules.linear_attention import chunkwise_linear_attention, quadratic_linear_attention
 
 OURS, PEER = "transnormer_t2", "transformer_lm"
-OURS_BY_BLAS = f"{OURS}, default BLAS"  # its matrix products by the library that torch and the peer use
+OURS_BY_BLAS = "t2, default BLAS"  # our matrix products by the library that torch and the peer use
 _MODELS = {OURS: ("transnormer_lm", TransNormerLMConfig), PEER: ("transformer_lm", TransformerLanguageModelConfig)}
 
 OPERATORS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {

@@ -189,6 +189,7 @@ def test_what_no_gradient_needs_is_not_kept(products):
     assert len(products) == 2
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_the_compiler_and_the_tracer_see_an_ordinary_product(products, monkeypatch):
     layer, x = Linear(12, 5), drawn(30, 12)
     traced = torch.jit.trace(layer, x, check_trace=False)  # which would call the layer itself
