@@ -140,3 +140,12 @@ def build_lm_data(folder: Path, train: int = 300, held_out: int = 40) -> Path:
     splits = [flag for split in ("train", "valid", "test") for flag in (f"--{split}pref", folder / f"{split}.txt")]
     run_cli("fairseq-preprocess", "--only-source", *splits, "--destdir", folder / "data-bin", "--workers", 1)
     return folder / "data-bin"
+
+
+def someone_left(group: int) -> bool:
+    """Return whether a process of the group is still there."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -8,7 +8,6 @@ Give the folder of each run, with its checkpoint_last.pt, its train.log, and per
 
 import json
 import logging
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from fairseq_transnorm.measure.checkpoints import load_run
 from fairseq_transnorm.measure.describe import describe
 from fairseq_transnorm.measure.logs import read_log
 from fairseq_transnorm.plotting import Labelled, analysis_parser, format_table, save_table
+from fairseq_transnorm.whole_file import whole_file
 
 NEEDED = ("subset", "convention", "tokens_per_sample", "context_window", "tokens", "perplexity")
 
@@ -139,9 +139,8 @@ def main(argv: list[str] | None = None) -> int:
         rows = measure(options.inputs, options.data, options.equal_parameters)
         save_table(f"{options.out}.json", rows)
         text = "\n\n".join([markdown(rows), *verdict(rows)]) + "\n"
-        temporary = Path(f"{options.out}.md.tmp")
-        temporary.write_text(text)
-        os.replace(temporary, f"{options.out}.md")
+        with whole_file(f"{options.out}.md") as unfinished:
+            unfinished.write_text(text)
     except (OSError, ValueError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 1

@@ -29,7 +29,7 @@ from fairseq_transnorm.plotting import (
     run_analysis,
 )
 
-COLUMNS = ("quantity", "form", "length")
+COLUMNS = ("quantity", "form", "length", "tokens", "quick")
 PARTS = ("operator", "step", "memory", "decoding")
 FULL: dict[str, Any] = {
     "lengths": [512, 2048, 4096, 8192],
@@ -62,10 +62,12 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         "memory": lambda: efficiency.step_memory(lengths, tokens, **size),
         "decoding": lambda: efficiency.decoding_times([100, 1000, 8000], 5 * repeats, **size),
     }
+    if set(PARTS) <= set(options.skip):
+        raise ValueError("nothing to measure: --skip names every part")
     rows = []
     for part in (part for part in PARTS if part not in options.skip):
         print(f"measuring: {part}", file=sys.stderr, flush=True)
-        rows += steps[part]()
+        rows += [row | {"tokens": tokens, "quick": options.quick} for row in steps[part]()]
     return rows
 
 
@@ -74,6 +76,7 @@ def summary(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dic
     value: dict[tuple[str, str, int], float] = {
         (r["quantity"], r["form"], r["length"]): r["seconds" if "seconds" in r else "mebibytes"] for r in rows
     }
+    quick = rows[0]["quick"]
     lines: list[dict[str, Any]] = []
 
     def ratio(
@@ -92,7 +95,7 @@ def summary(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dic
     )
     targets = {512: ">= 1.0", 2048: ">= 1.7", 4096: ">= 2.8", 8192: ">= 4.5"}
     for length in sorted({r["length"] for r in rows if r["quantity"] == "step"}):
-        target = "" if options.quick else targets.get(length, "")
+        target = "" if quick else targets.get(length, "")
         ratio(f"step at {length}: {PEER} / {OURS}", ("step", PEER, length), ("step", OURS, length), target)
         by_blas = ("step", OURS_BY_BLAS, length)
         ratio(f"step at {length}: {PEER} / {OURS_BY_BLAS}", ("step", PEER, length), by_blas, "")
@@ -101,7 +104,7 @@ def summary(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dic
         ratio(f"peak memory at {length}: {OURS} / {PEER}", ("memory", OURS, length), ("memory", PEER, length), target)
     late, early = ("decoding", OURS, 8000), ("decoding", OURS, 100)
     ratio(f"decoding, {OURS}: at 8000 / at 100", late, early, "<= 1.1")
-    target = "" if options.quick else ">= 5"
+    target = "" if quick else ">= 5"
     ratio(f"decoding at 8000: {PEER} / {OURS}", ("decoding", PEER, 8000), late, target)
     return lines
 
@@ -114,11 +117,10 @@ def draw(rows: list[dict[str, Any]], stem: str, options: argparse.Namespace) -> 
         "decoding": ("decoding", "time of one token (ms)"),
     }
     parts = [part for part in PARTS if any(row["quantity"] == part for row in rows)]
-    tokens = (QUICK if options.quick else FULL)["tokens"]
     with panels(stem, rows, ncols=len(parts), size=(3.3, 3.1), seed=options.seed) as axes:
         for part, ax in zip(parts, axes, strict=True):
             mine = [row for row in rows if row["quantity"] == part]
-            plot(ax, mine, part, tokens)
+            plot(ax, mine, part)
             panel_title(ax, titles[part][0])
             describe(ax, x="position" if part == "decoding" else "tokens per sample", y=titles[part][1])
             log_axis(ax, "x", plain=True)
@@ -129,11 +131,12 @@ def draw(rows: list[dict[str, Any]], stem: str, options: argparse.Namespace) -> 
             legend(ax)
 
 
-def plot(ax: Axes, rows: list[dict[str, Any]], part: str, tokens: int) -> None:
+def plot(ax: Axes, rows: list[dict[str, Any]], part: str) -> None:
     forms = list(dict.fromkeys(row["form"] for row in rows))
     for form, style in line_styles(forms).items():
         mine = sorted((row for row in rows if row["form"] == form), key=lambda row: row["length"])
-        scale = {"operator": lambda r: 1e6 * r["seconds"] / r["length"], "step": lambda r: 1e6 * r["seconds"] / tokens}
+        scale = {"operator": lambda r: 1e6 * r["seconds"] / r["length"]}
+        scale |= {"step": lambda r: 1e6 * r["seconds"] / r["tokens"]}
         scale |= {"memory": lambda r: r["mebibytes"], "decoding": lambda r: 1e3 * r["seconds"]}
         ax.plot([r["length"] for r in mine], [scale[part](r) for r in mine], **style, label=form)
 

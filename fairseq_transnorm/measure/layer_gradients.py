@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ..modules.attention import DENOMINATOR_FLOOR, LinearAttention, LocalAttention, SelfAttention
 from ..modules.local_attention import allowed_in_blocks, weigh
-from ..modules.norms import SimpleRMSNorm, at_least_float32
+from ..modules.norms import SimpleRMSNorm, at_least_float32, rms
 from ..theory.gradient_bounds import norm_attention_sharp_bound
 from .checkpoints import Run
 
@@ -32,8 +32,8 @@ def norm_gain(norm: SimpleRMSNorm, x: Float[Tensor, "*rows D"]) -> Float[Tensor,
     It is the most by which a SimpleRMSNorm multiplies the size of a gradient; a scale or gate behind it is not counted.
     A row of zeros has the largest, 1 / eps, or eps^(-1/2) with eps inside.
     """
-    rms = at_least_float32(x).square().mean(-1).sqrt()
-    return torch.as_tensor(norm_attention_sharp_bound(1.0, 1.0, rms, norm.eps, eps_inside=norm.eps_inside))
+    size = rms(at_least_float32(x)).squeeze(-1)
+    return torch.as_tensor(norm_attention_sharp_bound(1.0, 1.0, size, norm.eps, eps_inside=norm.eps_inside))
 
 
 def _larger(so_far: float, values: Tensor) -> float:
@@ -110,7 +110,7 @@ def score_gradients(attn: SelfAttention, x: Tensor, grad: Tensor) -> Float[Tenso
         grad: ``dL / dO``, O the joined heads before the norm, ``B T D``.
 
     Raises:
-        ValueError: the attention is not causal, or of another kind.
+        ValueError: the attention is not causal.
     """
     if not attn.causal:
         raise ValueError("gradients in scores are measured in causal attention only")
@@ -124,8 +124,7 @@ def score_gradients(attn: SelfAttention, x: Tensor, grad: Tensor) -> Float[Tenso
         with torch.enable_grad():
             weights = weigh(scores.requires_grad_(), allowed, attn.activation)
         return torch.autograd.grad(weights, scores, for_weights)[0]
-    if not isinstance(attn, LinearAttention):
-        raise ValueError(f"no gradients in scores for {type(attn).__name__}; known are linear and local attention")
+    assert isinstance(attn, LinearAttention)
     for_scores = for_weights.tril()
     if attn.denominator:
         scores = scores.tril()

@@ -27,6 +27,7 @@ from fairseq import options as fairseq_options
 from fairseq.data import data_utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
+from ..whole_file import whole_file
 from .checkpoints import Run, load_run
 from .commands import run_command
 
@@ -200,9 +201,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.json:
         path = Path(options.json)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(json.dumps(rows, indent=1) + "\n")
-        os.replace(temporary, path)
+        with whole_file(path) as unfinished:
+            unfinished.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _rms(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).mul_(x.shape[-1] ** -0.5)
+def rms(x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows one"]:
+    """Return the root mean square over the channels; its gradient at a row of zeros is 0."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True) * x.shape[-1] ** -0.5
 
 
 class _RMSNormalise(torch.autograd.Function):
@@ -27,18 +28,18 @@ class _RMSNormalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        rms = _rms(x)
-        inverse = (rms + eps).reciprocal_()
-        ctx.save_for_backward(x, rms, inverse)
+        size = rms(x)
+        inverse = (size + eps).reciprocal_()
+        ctx.save_for_backward(x, size, inverse)
         return x * inverse
 
     @staticmethod
     @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        x, rms, inverse = ctx.saved_tensors
+        x, size, inverse = ctx.saved_tensors
         # d(x inverse) = inverse dx - x inverse^2 d(rms), d(rms) = (x . dx) / (D rms); rms = 0 has x = 0: no second term
-        along = (grad * x).sum(-1, keepdim=True) * inverse.square() / (rms * x.shape[-1])
-        along = along.masked_fill_(rms == 0, 0.0)
+        along = (grad * x).sum(-1, keepdim=True) * inverse.square() / (size * x.shape[-1])
+        along = along.masked_fill_(size == 0, 0.0)
         return torch.addcmul(grad * inverse, x, along, value=-1), None
 
 
@@ -50,7 +51,7 @@ def rms_normalise(x: Float[Tensor, "... D"], eps: float = 1e-8, eps_inside: bool
     """
     if eps_inside:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
-    return _RMSNormalise.apply(x, eps) if torch.is_grad_enabled() else x / _rms(x).add_(eps)
+    return _RMSNormalise.apply(x, eps) if torch.is_grad_enabled() else x / (rms(x) + eps)
 
 
 class SimpleRMSNorm(nn.Module):
@@ -97,9 +98,8 @@ class RMSNorm(SimpleRMSNorm):
             some = wide[..., : self.measured]
             if self.eps_inside:
                 normal = wide * torch.rsqrt(some.square().mean(-1, keepdim=True) + self.eps)
-            else:  # the gradient of a norm at a zero row is 0, that of a square root is not a number
-                rms = torch.linalg.vector_norm(some, dim=-1, keepdim=True) * self.measured**-0.5
-                normal = wide / (rms + self.eps)
+            else:
+                normal = wide / (rms(some) + self.eps)
         normal = self.scale * normal
         return (normal if self.offset is None else normal + self.offset).to(x.dtype)
 

@@ -9,7 +9,7 @@ from tests.helpers import run_cli
 
 DILUTION = "analysis/transnormer/dilution.py"
 BOUNDS = "analysis/transnormer/gradient_bounds.py"
-GRADIENTS = "analysis/transnormer/score_gradients.py"
+GRADIENTS = "analysis/transnormer/layer_gradients.py"
 CURVES = "analysis/transnormer/learning_curves.py"
 OUTPUTS = {".pdf": b"%PDF", ".png": b"\x89PNG", ".json": b"{"}
 
@@ -106,7 +106,7 @@ def test_dilution_says_what_is_wrong(trained, tmp_path):
     assert not (tmp_path / "x.pdf").exists()
 
 
-def test_score_gradients_compares_models(trained, tmp_path):
+def test_layer_gradients_compares_models(trained, tmp_path):
     args = [f"a={trained}", f"b={trained.parent}/checkpoint_best.pt", "--length", 40, "--sequences", 3]
     printed = measured_twice_and_redrawn(GRADIENTS, args, tmp_path)
     table = rows(tmp_path / "figure" / "out")
@@ -121,14 +121,14 @@ def test_score_gradients_compares_models(trained, tmp_path):
     assert "norm_gain" in printed
 
 
-def test_score_gradients_says_what_is_wrong(trained, fairseq_lm, tmp_path):
+def test_layer_gradients_says_what_is_wrong(trained, fairseq_lm, tmp_path):
     assert "no linear or local attention" in fails(GRADIENTS, fairseq_lm, "--out", tmp_path / "x")
     assert "65 tokens are more than the 64 positions" in fails(GRADIENTS, trained, "--length", 65, "--sequences", 1)
     assert "--length 0 must be at least 1" in fails(GRADIENTS, trained, "--length", 0)
     assert not (tmp_path / "x.pdf").exists()
 
 
-def test_score_gradients_are_drawn_where_no_norm_is(trained, tmp_path):
+def test_layer_gradients_are_drawn_where_no_norm_is(trained, tmp_path):
     run_cli(GRADIENTS, trained, "--sequences", 1, "--length", 20, "--out", tmp_path / "with")
     table = json.loads((tmp_path / "with.json").read_text())
     for row in table["rows"]:

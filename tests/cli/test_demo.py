@@ -12,7 +12,7 @@ import pytest
 from fairseq_transnorm.plotting import load_table
 from tests.cli.conftest import SCRIPT_ENV
 from tests.data_sources import sdist
-from tests.helpers import cli_env, command_line, run_cli
+from tests.helpers import cli_env, command_line, run_cli, someone_left
 from tests.unit.test_config_yaml import PLACES, from_command, from_yaml
 
 pytestmark = [pytest.mark.slow, pytest.mark.registered, pytest.mark.filterwarnings("ignore")]
@@ -62,14 +62,6 @@ def stop_while_training(out):
             if left := someone_left(demo.pid):
                 os.killpg(demo.pid, signal.SIGKILL)
     return demo.returncode, output, left
-
-
-def someone_left(group):
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_the_demo_from_a_stop_in_the_middle_to_a_failed_step(tmp_path):

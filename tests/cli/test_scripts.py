@@ -11,7 +11,7 @@ import pytest
 
 from fairseq_transnorm import USER_DIR
 from tests.cli.conftest import SCRIPT_ENV
-from tests.helpers import ROOT, cli_env, command_line, run_cli
+from tests.helpers import ROOT, cli_env, command_line, run_cli, someone_left
 
 PAPER = SCRIPT_ENV | {"SEQUENCES": 128, "BATCH_SIZE": 8, "DRY_RUN": 1}
 TORCHRUN = {"WORLD_SIZE": 16, "RANK": 0, "MASTER_ADDR": "host", "MASTER_PORT": 29500}
@@ -148,14 +148,6 @@ def test_one_failing_process_ends_all(tiny_lm_data, tmp_path):
     assert result.returncode == 1
     assert "--block-size 0 must be at least 1" in result.stdout
     assert result.stdout.strip().splitlines()[-1].startswith("error: fairseq-train ended with status")
-
-
-def someone_left(group):
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize(("sent", "processes"), [(signal.SIGTERM, 2), (signal.SIGINT, 1)])

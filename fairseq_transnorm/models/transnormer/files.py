@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import os
 import pickle
 import typing
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, base, nodes
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
+from ...whole_file import whole_file
 from .upstream import listed
 
 # argparse's and omegaconf's containers and what they are made of; typing.Any is omegaconf's mark of an untyped value.
@@ -94,12 +94,8 @@ def read(path: Path, allow_pickle: bool = False) -> Source:
 
 def write(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Save under another name first, so that ``path`` is whole or not there."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as unfinished:
         torch.save(checkpoint, unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _broken(path: Path, error: Exception) -> str:

@@ -5,8 +5,8 @@ a dashed line the bound that the norm behind it gives. Right, the largest and th
 multiplies a gradient, 1 / (rms + eps). The closed forms are in gradient_bounds.py. Several checkpoints read the same
 text.
 
-  python analysis/transnormer/score_gradients.py t2=runs/t2/checkpoint_last.pt vanilla=runs/vanilla/checkpoint_last.pt
-  python analysis/transnormer/score_gradients.py --table outputs/score_gradients.json --out outputs/again
+  python analysis/transnormer/layer_gradients.py t2=runs/t2/checkpoint_last.pt vanilla=runs/vanilla/checkpoint_last.pt
+  python analysis/transnormer/layer_gradients.py --table outputs/layer_gradients.json --out outputs/again
 """
 
 import argparse
@@ -74,7 +74,7 @@ def finish(ax: Axes, y: str, title: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = analysis_parser(str(__doc__), "outputs/score_gradients", inputs="checkpoint", device=True)
+    parser = analysis_parser(str(__doc__), "outputs/layer_gradients", inputs="checkpoint", device=True)
     add_text_options(parser)
     return run_analysis(parser, argv, measure, draw, columns=COLUMNS)
 
