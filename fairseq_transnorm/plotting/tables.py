@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from ..whole_file import whole_file
 
 Value = str | int | float | bool | None
 Row = Mapping[str, Value]
@@ -67,8 +66,12 @@ def save_table(path: str | Path, rows: Sequence[Row], *, seed: int | None = None
     """Write ``rows`` as JSON, one row a line, so that a kill at any moment leaves the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as unfinished:
-        unfinished.write_text(to_json(rows, seed=seed), encoding="utf-8")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(to_json(rows, seed=seed), encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def to_json(rows: Sequence[Row], *, seed: int | None = None) -> str:

@@ -10,6 +10,7 @@ from tests.helpers import ROOT
 PACKAGE = "fairseq_transnorm"
 # A part may import the parts of its own level and below.
 LEVELS = {
+    "whole_file": 0,
     "modules": 0,
     "theory": 0,
     "registry": 1,
