@@ -1,3 +1,3 @@
 """fairseq adapters; importing this package registers every model and architecture."""
 
-from .transnormer import lm
+from .transnormer import lm, mlm

@@ -45,6 +45,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "leaky_relu": F.leaky_relu,
     "sigmoid": torch.sigmoid,
     "sine": torch.sin,
+    "tanh": torch.tanh,
 }
 NEVER_NEGATIVE = ("1+elu", "2+elu", "relu", "squared_relu", "exp", "sigmoid")
 

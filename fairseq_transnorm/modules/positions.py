@@ -5,8 +5,33 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+
+def padding_of(tokens: Int[Tensor, "B T"], padding_idx: int) -> Bool[Tensor, "B T"] | None:
+    """Return where padding is, None when there is none.
+
+    Raises:
+        ValueError: padding stands before a token: blocks and positions count from the first column.
+    """
+    padding = tokens.eq(padding_idx)
+    if not padding.any():
+        return None
+    if (padding[:, :-1] & ~padding[:, 1:]).any():
+        raise ValueError("padding before a token; blocks count from the first, pad on the right")
+    return padding
+
+
+def number_positions(
+    tokens: Int[Tensor, "B T"], padding_idx: int, padding: Bool[Tensor, "B T"] | None, first: int = 0
+) -> tuple[Int[Tensor, "B T"], int]:
+    """Return the position of each token, the first column being token number ``first``, and the first one not used."""
+    start = padding_idx + 1 + first
+    positions = torch.arange(start, start + tokens.shape[1], device=tokens.device).expand_as(tokens)
+    if padding is not None:
+        positions = positions.masked_fill(padding, padding_idx)
+    return positions, start + tokens.shape[1]
 
 
 class SinusoidalPositions(nn.Module):

@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, NamedTuple
 
+from fairseq.dataclass import FairseqDataclass
 from torch import nn
 
 from ...modules.attention import LinearAttention, LocalAttention, SelfAttention
 from ...modules.feed_forward import FeedForward, GatedFeedForward, TwoStageFeedForward
 from ...modules.norms import build_norm
 from ...modules.transnormer_layer import TransNormerLayer
-from .config import PRESETS, TransNormerLMConfig
 
 LOCAL, LINEAR = "local", "linear"
 
 
-def layer_kinds(split: str, order: str, num_layers: int) -> list[str]:
+class Sizes(NamedTuple):
+    """Width D, layers L, heads H and width F of the classic feed-forward of a ``decoder`` or ``encoder``."""
+
+    side: str
+    dim: int
+    layers: int
+    heads: int
+    ffn_dim: int
+
+    @classmethod
+    def of(cls, cfg: Any) -> Sizes:
+        side = "encoder" if "encoder_embed_dim" in cfg else "decoder"
+        return cls(
+            side, *(cfg[f"{side}_{name}"] for name in ("embed_dim", "layers", "attention_heads", "ffn_embed_dim"))
+        )
+
+
+def layer_kinds(split: str, order: str, num_layers: int, side: str = "decoder") -> list[str]:
     """Return each layer's kind, ``local`` or ``linear``.
 
     Args:
         split: share of local layers (rounded down), or the kinds themselves, separated by commas.
         order: ``local_first`` or ``linear_first``; a list of kinds is taken as it is.
         num_layers: number of layers L.
+        side: ``decoder`` or ``encoder``, for messages.
 
     Raises:
         ValueError: the share is not in [0, 1], a kind is unknown, or the list does not have L entries.
@@ -35,7 +55,7 @@ def layer_kinds(split: str, order: str, num_layers: int) -> list[str]:
                 f"--layer-split {split}: {unknown[0]!r} is neither a share nor one of the kinds local and linear"
             ) from None
         if len(kinds) != num_layers:
-            raise ValueError(f"--layer-split names {len(kinds)} layers, --decoder-layers is {num_layers}") from None
+            raise ValueError(f"--layer-split names {len(kinds)} layers, --{side}-layers is {num_layers}") from None
         return kinds
     if not 0 <= share <= 1:
         raise ValueError(f"--layer-split {split} is not a share of layers; use a number from 0 to 1, such as 0.5")
@@ -50,40 +70,37 @@ def check_options(cfg: Any) -> None:
     Raises:
         ValueError: a size below 1, a share outside [0, 1), heads that do not divide the width, or too few positions.
     """
-    sizes = ["embed_dim", "layers", "attention_heads", "ffn_embed_dim"]
-    for name in [f"decoder_{size}" for size in sizes] + ["block_size", "chunk_length"]:
-        if cfg[name] < 1:
+    sizes = Sizes.of(cfg)
+    counts = [f"{sizes.side}_{name}" for name in ("embed_dim", "layers", "attention_heads", "ffn_embed_dim")]
+    for name in [*counts, "block_size", "chunk_length", "max_positions"]:
+        if name in cfg and cfg[name] < 1:
             raise ValueError(f"{_flag(name)} {cfg[name]} must be at least 1")
-    for name in ("dropout", "attention_dropout", "activation_dropout"):
-        if not 0 <= cfg[name] < 1:
+    for name in ("dropout", "attention_dropout", "activation_dropout", "pooler_dropout"):
+        if name in cfg and not 0 <= cfg[name] < 1:
             raise ValueError(f"{_flag(name)} {cfg[name]} is not a probability; use a number from 0 up to below 1")
-    for name in ("decoder_attention_heads", "linear_attention_heads"):
-        heads, dim = cfg[name], cfg.decoder_embed_dim
+    for name in (f"{sizes.side}_attention_heads", "linear_attention_heads"):
+        heads, dim = cfg[name], sizes.dim
         if heads is not None and (heads < 1 or dim % heads):
             near = [n for n in range(1, dim + 1) if dim % n == 0 and n <= 4 * max(heads, 1)]
-            raise ValueError(f"{_flag(name)} {heads} does not divide --decoder-embed-dim {dim}; use one of {near}")
-    if cfg.max_target_positions is not None and cfg.max_target_positions < cfg.tokens_per_sample:
-        # fairseq would leave out the longer sequences, that is, all but the last
-        raise ValueError(
-            f"--max-target-positions {cfg.max_target_positions} is too few for --tokens-per-sample "
-            f"{cfg.tokens_per_sample}; leave it out, or make it at least as large"
-        )
-    if cfg.ffn == "glu" and int(cfg.glu_mult * cfg.decoder_embed_dim) < 1:
-        raise ValueError(f"--glu-mult {cfg.glu_mult} leaves no channel of --decoder-embed-dim {cfg.decoder_embed_dim}")
+            raise ValueError(f"{_flag(name)} {heads} does not divide --{sizes.side}-embed-dim {dim}; use one of {near}")
+    if cfg.ffn == "glu" and int(cfg.glu_mult * sizes.dim) < 1:
+        raise ValueError(f"--glu-mult {cfg.glu_mult} leaves no channel of --{sizes.side}-embed-dim {sizes.dim}")
 
 
-def check_preset(cfg: Any) -> None:
+def check_preset(
+    cfg: Any, model: str, presets: Mapping[str, Mapping[str, Any]], config: type[FairseqDataclass]
+) -> None:
     """Refuse the name of a preset whose values are not set: fairseq-hydra-train knows names but not presets.
 
     Raises:
         ValueError: every field of the preset still has the default of the model.
     """
-    values = PRESETS.get(cfg.get("_name"), {})
-    defaults = TransNormerLMConfig()
-    if values and all(cfg[name] == getattr(defaults, name) for name in values):
+    values = presets.get(cfg.get("_name"), {})
+    defaults = {field.name: field.default for field in fields(config)}
+    if values and all(cfg[name] == defaults[name] for name in values):
         options = ", ".join(f"{name}: {value}" for name, value in values.items())
         raise ValueError(
-            f"the preset {cfg._name} is not known to fairseq-hydra-train; write _name: transnormer_lm with {options}"
+            f"the preset {cfg._name} is not known to fairseq-hydra-train; write _name: {model} with {options}"
         )
 
 
@@ -92,19 +109,19 @@ def _flag(name: str) -> str:
 
 
 def build_norm_of(cfg: Any, name: str) -> nn.Module:
-    return build_norm(str(name), cfg.decoder_embed_dim, cfg.norm_eps, cfg.norm_eps_inside)
+    return build_norm(str(name), Sizes.of(cfg).dim, cfg.norm_eps, cfg.norm_eps_inside)
 
 
 def build_attention(cfg: Any, kind: str, causal: bool) -> SelfAttention:
     """Build the attention of a layer of ``kind``."""
-    dim = cfg.decoder_embed_dim
+    sizes = Sizes.of(cfg)
     lrpe = str(cfg.lrpe) if str(cfg.lrpe_layers) in ("both", kind) else "none"
     name = str(cfg.local_norm if kind == LOCAL else cfg.linear_norm)
     norm = None if name == "none" else build_norm_of(cfg, name)
     if kind == LOCAL:
         return LocalAttention(
-            dim,
-            cfg.decoder_attention_heads,
+            sizes.dim,
+            sizes.heads,
             norm,
             block_size=cfg.block_size,
             activation=str(cfg.local_act),
@@ -113,28 +130,34 @@ def build_attention(cfg: Any, kind: str, causal: bool) -> SelfAttention:
             dropout=cfg.attention_dropout,
         )
     return LinearAttention(
-        dim,
-        cfg.linear_attention_heads or cfg.decoder_attention_heads,
+        sizes.dim,
+        cfg.linear_attention_heads or sizes.heads,
         norm,
         activation=str(cfg.linear_act),
         lrpe=lrpe,
         causal=causal,
-        impl=str(cfg.causal_impl),
-        chunk_length=cfg.chunk_length,
         denominator=cfg.attention_denominator,
+        **({"impl": str(cfg.causal_impl), "chunk_length": cfg.chunk_length} if causal else {}),
     )
 
 
 def build_feed_forward(cfg: Any) -> TwoStageFeedForward:
-    dim = cfg.decoder_embed_dim
+    sizes = Sizes.of(cfg)
     if str(cfg.ffn) == "classic":
-        return FeedForward(dim, cfg.decoder_ffn_embed_dim, str(cfg.activation_fn), cfg.activation_dropout)
+        return FeedForward(sizes.dim, sizes.ffn_dim, str(cfg.activation_fn), cfg.activation_dropout)
     return GatedFeedForward(
-        dim, int(cfg.glu_mult * dim), str(cfg.glu_act), cfg.activation_dropout, str(cfg.glu_final_act)
+        sizes.dim, int(cfg.glu_mult * sizes.dim), str(cfg.glu_act), cfg.activation_dropout, str(cfg.glu_final_act)
     )
 
 
-def build_layer(cfg: Any, kind: str, causal: bool) -> TransNormerLayer:
+def build_layers(cfg: Any, causal: bool, post_norm: bool) -> nn.ModuleList:
+    """Build all layers, local and linear ones as ``layer_kinds`` says."""
+    sizes = Sizes.of(cfg)
+    kinds = layer_kinds(str(cfg.layer_split), str(cfg.layer_order), sizes.layers, sizes.side)
+    return nn.ModuleList(build_layer(cfg, kind, causal, post_norm) for kind in kinds)
+
+
+def build_layer(cfg: Any, kind: str, causal: bool, post_norm: bool) -> TransNormerLayer:
     """Build one layer of ``kind`` (``local`` or ``linear``)."""
     return TransNormerLayer(
         build_attention(cfg, kind, causal),
@@ -142,5 +165,5 @@ def build_layer(cfg: Any, kind: str, causal: bool) -> TransNormerLayer:
         build_norm_of(cfg, cfg.layer_norm_type),
         build_norm_of(cfg, cfg.layer_norm_type),
         cfg.dropout,
-        cfg.post_norm,
+        post_norm,
     )

@@ -24,14 +24,31 @@ CAUSAL_FORM = ChoiceEnum(list(CAUSAL_FORMS))
 
 
 @dataclass
-class TransNormerLMConfig(FairseqDataclass):
-    """The defaults are the paper's t2 language model on WikiText-103."""
+class DecoderSizes(FairseqDataclass):
+    """Sizes of the language model."""
 
     decoder_embed_dim: int = field(default=512, metadata={"help": "model width D, in channels"})
     decoder_layers: int = field(default=6, metadata={"help": "number of layers L"})
     decoder_attention_heads: int = field(default=8, metadata={"help": "attention heads H; must divide D"})
+    decoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "width of the classic feed-forward"})
+
+
+@dataclass
+class EncoderSizes(FairseqDataclass):
+    """Sizes of the masked language model."""
+
+    encoder_embed_dim: int = field(default=768, metadata={"help": "model width D, in channels"})
+    encoder_layers: int = field(default=12, metadata={"help": "number of layers L"})
+    encoder_attention_heads: int = field(default=12, metadata={"help": "attention heads H; must divide D"})
+    encoder_ffn_embed_dim: int = field(default=3072, metadata={"help": "width of the classic feed-forward"})
+
+
+@dataclass
+class LayerOptions(FairseqDataclass):
+    """What both models choose for their layers; the defaults are t2's."""
+
     linear_attention_heads: Optional[int] = field(
-        default=None, metadata={"help": "heads of the linear layers, when not those of --decoder-attention-heads"}
+        default=None, metadata={"help": "heads of the linear layers, when not those of all"}
     )
     layer_split: str = field(
         default="0.5",
@@ -59,11 +76,6 @@ class TransNormerLMConfig(FairseqDataclass):
         },
     )
     block_size: int = field(default=64, metadata={"help": "positions a block of local attention"})
-    causal_impl: CAUSAL_FORM = field(
-        default="chunk",
-        metadata={"help": "how causal linear attention is computed; same numbers, 'fla' needs a GPU and fla-core"},
-    )
-    chunk_length: int = field(default=64, metadata={"help": "positions a chunk of --causal-impl chunk"})
     lrpe: LRPE_KIND = field(
         default="1d3", metadata={"help": "relative positions of q and k: rotation by learned (d) or fixed angles"}
     )
@@ -75,21 +87,55 @@ class TransNormerLMConfig(FairseqDataclass):
     )
     glu_mult: float = field(default=8 / 3, metadata={"help": "gated feed-forward width over D, product rounded down"})
     glu_final_act: ACTIVATION = field(default="identity", metadata={"help": "activation of the gated output"})
-    decoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "width of the classic feed-forward"})
     activation_fn: ACTIVATION = field(default="relu", metadata={"help": "activation of the classic feed-forward"})
     dropout: float = field(default=0.1, metadata={"help": "dropout after the embedding and each sublayer"})
     attention_dropout: float = field(default=0.0, metadata={"help": "dropout of local attention weights"})
     activation_dropout: float = field(default=0.0, metadata={"help": "dropout inside the feed-forward"})
-    post_norm: bool = field(default=False, metadata={"help": "norm after each residual sum instead of before it"})
-    layernorm_embedding: bool = field(default=False, metadata={"help": "LayerNorm on the embedding"})
-    no_scale_embedding: bool = field(default=False, metadata={"help": "do not multiply embeddings by sqrt(D)"})
     small_init_embedding: bool = field(default=False, metadata={"help": "draw embeddings from N(0, (1e-5)^2)"})
     untied_output: bool = field(default=False, metadata={"help": "output projection of its own, not the embedding"})
     checkpoint_activations: bool = field(
         default=False, metadata={"help": "keep layer inputs only and compute the rest again in the backward pass"}
     )
+
+
+@dataclass
+class TransNormerLMConfig(LayerOptions, DecoderSizes):
+    """The defaults are the paper's t2 language model on WikiText-103."""
+
+    causal_impl: CAUSAL_FORM = field(
+        default="chunk",
+        metadata={"help": "how causal linear attention is computed; same numbers, 'fla' needs a GPU and fla-core"},
+    )
+    chunk_length: int = field(default=64, metadata={"help": "positions a chunk of --causal-impl chunk"})
+    post_norm: bool = field(default=False, metadata={"help": "norm after each residual sum instead of before it"})
+    layernorm_embedding: bool = field(default=False, metadata={"help": "LayerNorm on the embedding"})
+    no_scale_embedding: bool = field(default=False, metadata={"help": "do not multiply embeddings by sqrt(D)"})
     tokens_per_sample: int = II("task.tokens_per_sample")
     max_target_positions: Optional[int] = II("task.max_target_positions")
+
+
+@dataclass
+class TransNormerMLMConfig(LayerOptions, EncoderSizes):
+    """The defaults are the paper's t2 masked language model on WikiText-103."""
+
+    max_positions: int = field(default=512, metadata={"help": "most tokens of a sample, with <s> and </s>"})
+    abs_pos: ABSOLUTE_POSITIONS = field(default="learned", metadata={"help": "positions added to the embedding"})
+    activation_fn: ACTIVATION = field(
+        default="gelu", metadata={"help": "activation of the classic feed-forward and of the masked-LM head"}
+    )
+    attention_dropout: float = field(default=0.1, metadata={"help": "dropout of local attention weights"})
+    pre_norm: bool = field(
+        default=False, metadata={"help": "norm before each sublayer and at the end, instead of after each residual sum"}
+    )
+    no_layernorm_embedding: bool = field(default=False, metadata={"help": "no LayerNorm on the embedding"})
+    scale_embedding: bool = field(default=False, metadata={"help": "multiply embeddings by sqrt(D)"})
+    pooler_activation_fn: ACTIVATION = field(
+        default="tanh", metadata={"help": "activation of the classification heads"}
+    )
+    pooler_dropout: float = field(default=0.0, metadata={"help": "dropout before both maps of a classification head"})
+    load_checkpoint_heads: bool = field(
+        default=False, metadata={"help": "also load classification heads that only the checkpoint has"}
+    )
 
 
 T1 = {"linear_act": "elu", "local_act": "relu", "local_norm": "simplermsnorm"}
@@ -102,5 +148,15 @@ PRESETS: dict = {
         "decoder_attention_heads": 2,
         "block_size": 16,
         "chunk_length": 16,
+    },
+}
+MLM_PRESETS: dict = {
+    "roberta_transnormer_t1": T1,
+    "roberta_transnormer_t2": {},
+    "transnormer_mlm_tiny": {
+        "encoder_embed_dim": 64,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "block_size": 16,
     },
 }

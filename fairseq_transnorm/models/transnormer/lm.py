@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from fairseq.data import Dictionary
 from fairseq.models import FairseqIncrementalDecoder, FairseqLanguageModel, register_model
@@ -14,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ...modules.linear import Linear, linear
 from ...modules.norms import LayerNorm
-from ...modules.positions import LearnedPositions, SinusoidalPositions
+from ...modules.positions import LearnedPositions, SinusoidalPositions, number_positions, padding_of
 from ...modules.transnormer_layer import TransNormerLayer
 from ...registry import complete, register_presets
-from .build import build_layer, build_norm_of, check_options, check_preset, layer_kinds
+from .build import build_layers, build_norm_of, check_options, check_preset
 from .config import PRESETS, TransNormerLMConfig
 
 
@@ -38,10 +37,20 @@ class TransNormerLM(FairseqLanguageModel):
         cfg = complete(cfg, TransNormerLMConfig)
         try:
             check_options(cfg)
-            check_preset(cfg)
+            check_preset(cfg, "transnormer_lm", PRESETS, TransNormerLMConfig)
+            _check_positions(cfg)
             return cls(TransNormerDecoder(cfg, task.target_dictionary))
         except ValueError as error:
             raise ValueError(f"transnormer_lm: {error}") from error
+
+
+def _check_positions(cfg: Any) -> None:
+    if cfg.max_target_positions is not None and cfg.max_target_positions < cfg.tokens_per_sample:
+        # fairseq would leave out the longer sequences, that is, all but the last
+        raise ValueError(
+            f"--max-target-positions {cfg.max_target_positions} is too few for --tokens-per-sample "
+            f"{cfg.tokens_per_sample}; leave it out, or make it at least as large"
+        )
 
 
 class TransNormerDecoder(FairseqIncrementalDecoder):
@@ -74,8 +83,7 @@ class TransNormerDecoder(FairseqIncrementalDecoder):
             self.embed_positions = LearnedPositions(dim, self.padding_idx, self.limit)
         self.embed_norm = LayerNorm(dim) if cfg.layernorm_embedding else None
 
-        kinds = layer_kinds(str(cfg.layer_split), str(cfg.layer_order), cfg.decoder_layers)
-        self.layers = nn.ModuleList(build_layer(cfg, kind, causal=True) for kind in kinds)
+        self.layers = build_layers(cfg, causal=True, post_norm=cfg.post_norm)
         self.norm = None if cfg.post_norm else build_norm_of(cfg, cfg.layer_norm_type)
         self.output_projection: Linear | None = None
         if cfg.untied_output:
@@ -136,25 +144,16 @@ class TransNormerDecoder(FairseqIncrementalDecoder):
     def _embed(self, tokens: Tensor, first: int, padding: Tensor | None) -> Tensor:
         x = self.embed_scale * self.embed_tokens(tokens)
         if self.embed_positions is not None:
-            start = self.padding_idx + 1 + first
-            positions = torch.arange(start, start + tokens.shape[1], device=tokens.device).expand_as(tokens)
-            if padding is not None:
-                positions = positions.masked_fill(padding, self.padding_idx)
-            x = x + self.embed_positions(positions, start + tokens.shape[1])
+            x = x + self.embed_positions(*number_positions(tokens, self.padding_idx, padding, first))
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         return F.dropout(x, self.dropout, self.training)
 
-    def _padding(self, tokens: Tensor) -> Tensor | None:
-        padding = tokens.eq(self.padding_idx)
-        if not padding.any():
-            return None
-        if (padding[:, :-1] & ~padding[:, 1:]).any():
-            raise ValueError("transnormer_lm: padding before a token; blocks count from the first, pad on the right")
-        return padding
-
     def _read_all(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
-        padding = self._padding(tokens)
+        try:
+            padding = padding_of(tokens, self.padding_idx)
+        except ValueError as error:
+            raise ValueError(f"transnormer_lm: {error}") from None
         x = self._embed(tokens, 0, padding)
         hiddens = [x]
         for layer in self.layers:

@@ -1,0 +1,84 @@
+"""What stands on top of a bidirectional encoder: masked-LM head, classification head; and BERT's initialisation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .activations import get_activation
+from .linear import Linear, linear
+from .norms import LayerNorm
+
+BERT_STD = 0.02
+
+
+class MaskedLMHead(nn.Module):
+    """``LayerNorm(act(x W^T + b)) E^T + b_out``, E being the token embedding unless the head has its own.
+
+    Args:
+        dim: model width D.
+        symbols: size of the vocabulary N.
+        activation: name of act.
+        tied: the embedding is given to ``forward``; else the head has a matrix of its own.
+
+    Source: Liu et al. 2019 (RoBERTa), arXiv:1907.11692, as in fairseq.
+    """
+
+    def __init__(self, dim: int, symbols: int, activation: str = "gelu", tied: bool = True) -> None:
+        super().__init__()
+        self.dense = Linear(dim, dim)
+        self.activation = get_activation(activation)
+        self.norm = LayerNorm(dim)
+        self.bias = nn.Parameter(torch.zeros(symbols))
+        self.projection = None if tied else Linear(dim, symbols, bias=False)
+
+    def forward(self, features: Float[Tensor, "*rows D"], embedding: Float[Tensor, "N D"]) -> Float[Tensor, "*rows N"]:
+        """Return logits; ``embedding`` counts only when the head is tied."""
+        weight = embedding if self.projection is None else self.projection.weight
+        return linear(self.norm(self.activation(self.dense(features))), weight, self.bias)
+
+
+class ClassificationHead(nn.Module):
+    """``dropout, dense D -> I, act, dropout, linear I -> N`` on the first token, as RoBERTa's sentence classification.
+
+    Args:
+        dim: model width D.
+        inner_dim: width I.
+        num_classes: classes N, or regression targets.
+        activation: name of act.
+        dropout: before both maps.
+    """
+
+    def __init__(
+        self, dim: int, inner_dim: int, num_classes: int, activation: str = "tanh", dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.dense = Linear(dim, inner_dim)
+        self.activation = get_activation(activation)
+        self.dropout = dropout
+        self.out_proj = Linear(inner_dim, num_classes)
+        self.sizes = (num_classes, inner_dim)
+
+    def forward(self, features: Float[Tensor, "B T D"]) -> Float[Tensor, "B N"]:
+        """Return logits of the sequences."""
+        first = F.dropout(features[:, 0], self.dropout, self.training)
+        return self.out_proj(F.dropout(self.activation(self.dense(first)), self.dropout, self.training))
+
+
+def initialise_as_bert(module: nn.Module) -> None:
+    """Draw every linear map and embedding below ``module`` anew; everything else is left as it is.
+
+    Weights come from N(0, 0.02^2), with a zero row of padding in embeddings; biases are 0.
+    Source: Devlin et al. 2019 (BERT), arXiv:1810.04805.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=BERT_STD)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=BERT_STD)
+            if part.padding_idx is not None:
+                nn.init.zeros_(part.weight[part.padding_idx])
