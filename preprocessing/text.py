@@ -54,7 +54,7 @@ def main() -> None:
         "--pre-split", action="store_true", help="with --tokenizer words: punctuation already stands by itself"
     )
     options.add_arguments(parser, tokenizer="sentencepiece")
-    args = options.parse(parser)
+    args = options.parse(parser, lambda args: "sentencepiece")
     files = {split: getattr(args, split) for split in SPLITS}
     if args.file is not None and any(files.values()):
         parser.error("give either --file or --train, --valid and --test")

@@ -24,7 +24,7 @@ def main() -> None:
         "--sha256", metavar="HEX", help="checksum of what is at --url when it is another file, or 'none'"
     )
     options.add_arguments(parser, tokenizer="words")
-    args = options.parse(parser)
+    args = options.parse(parser, lambda args: "words")
     if args.source and (args.url or args.sha256):
         parser.error("--source does not go with --url or --sha256")
     source = args.source

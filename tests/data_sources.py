@@ -1,6 +1,8 @@
 """Sources for the tests of the text pipelines: a file server on this machine and a small stand-in for the plays."""
 
+import hashlib
 import io
+import json
 import re
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_transnorm.data import plays
+from fairseq_transnorm.data import gpt2, plays
 from tests.helpers import sentences
 
 
@@ -165,3 +167,21 @@ def sdist(folder: Path, edit: Callable[[str, str], str] = lambda name, text: tex
                     info.size = len(data)
                     archive.addfile(info, io.BytesIO(data))
     return path
+
+
+def tiny_gpt2(folder: Path, monkeypatch: pytest.MonkeyPatch, merges: int = 44) -> Path:
+    """Write GPT-2 files of 256 bytes and a few merges into ``folder``, and let them pass for the real ones."""
+    from fairseq.data.encoders.gpt2_bpe_utils import bytes_to_unicode
+
+    joined = [("t", "h"), ("th", "e"), ("\u0120", "the"), ("a", "n"), ("an", "d")]  # \u0120 is how it writes a space
+    joined += [("\u0120", letter) for letter in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLM"][: merges - len(joined)]
+    pieces = [*bytes_to_unicode().values(), *("".join(pair) for pair in joined)]
+    texts = {
+        "encoder.json": json.dumps({piece: number for number, piece in enumerate(pieces)}),
+        "vocab.bpe": "#version: 0.2\n" + "".join(f"{first} {second}\n" for first, second in joined),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+        monkeypatch.setitem(gpt2.FILES, name, hashlib.sha256(text.encode()).hexdigest())
+    return folder

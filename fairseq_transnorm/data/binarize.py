@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -16,11 +15,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from . import tokenizers
-from .fetch import exclusive, file_sha256
+from . import encode, tokenizers
+from .fetch import file_sha256
+from .folder import NOTE, check_output, read_note, whole_folder, write_note  # noqa: F401  (NOTE: for other parts)
 from .lines import SPLITS
+from .tokenizers import Tokenization
 
-NOTE = "tokenizer.json"
 NOTE_VERSION = 1
 _BYTES_PER_WORKER = 1 << 16  # of the smallest split; fairseq cuts files by bytes, which must hold whole lines
 
@@ -51,78 +51,47 @@ class Corpus:
 def build(
     corpus: Corpus,
     out: str | os.PathLike[str],
-    kind: str,
+    tokenization: Tokenization,
     *,
-    vocab_size: int | None = None,
-    coverage: float = 1.0,
     workers: int = 1,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Tokenise and binarise a corpus into the folder ``out``.
+    """Tokenise and binarise a corpus into the folder ``out``, which is whole or absent.
 
-    Everything is made in a sibling folder ``.out.partial``, which is renamed at the end: ``out`` is whole or absent.
-    What an interrupted run left there is removed by the next one. The same input gives the same bytes.
+    The same input gives the same bytes.
 
     Args:
         corpus: the text.
-        out: data folder for fairseq: ``dict.txt``, ``{train,valid,test}.{bin,idx}``, the tokeniser's model and the note
+        out: data folder for fairseq: ``dict.txt``, ``{train,valid,test}.{bin,idx}``, the tokeniser's files and the note
             ``tokenizer.json``.
-        kind: of tokenisation, one of ``tokenizers.KINDS``.
-        vocab_size: words: symbols in the dictionary, with fairseq's four; else see :func:`tokenizers.train`.
-        coverage: see :func:`tokenizers.train`.
-        workers: processes of fairseq-preprocess; the result does not depend on it.
+        tokenization: how the text becomes symbols.
+        workers: processes for encoding and of fairseq-preprocess; the result does not depend on it.
         overwrite: replace a folder made by this function.
         say: gets a line of text at each step.
 
     Returns:
-        The note, see :func:`read_note`.
+        The note. Its keys: ``kind`` of tokenisation; ``bpe_args``, flags for fairseq's commands, with the names of
+        files in the folder, which ``files`` lists; ``dictionary``, which is ``corpus``, ``fairseq`` or ``like``, and
+        ``dictionary_sha256`` of ``dict.txt``; ``vocab_size``, symbols in it with fairseq's own; ``splits``, for each
+        its lines, words, characters, tokens (with the end of each line), unknown (tokens that are not in the
+        dictionary) and sha256 of its text; ``corpus`` and ``corpus_sha256`` of all three; ``pre_split``; ``version``
+        of the note; ``made_by``; and what the corpus adds.
 
     Raises:
         FileExistsError: ``out`` is there.
         BlockingIOError: another process is making ``out``.
         ValueError: an option does not fit the corpus, or a split is empty.
         ImportError: a package is missing.
+        OSError: files of GPT-2 cannot be fetched.
         RuntimeError: fairseq-preprocess failed.
     """
-    out = Path(os.path.abspath(out))
-    check(out, kind, vocab_size, workers, overwrite)
-    old, partial = _sibling(out, "old"), _sibling(out, "partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    with exclusive(partial, f"making {out}"):
-        try:
-            check(out, kind, vocab_size, workers, overwrite)  # another process may just have made it
-            _empty(partial)
-            note = _fill(partial, corpus, kind, vocab_size, coverage, workers, say)
-            corpus.check(note)
-            (partial / NOTE).write_text(json.dumps(note, indent=1, ensure_ascii=False) + "\n")
-            shutil.rmtree(old, ignore_errors=True)
-            if out.exists():
-                out.rename(old)
-            partial.rename(out)
-        except BaseException:  # also an interrupt
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    shutil.rmtree(old, ignore_errors=True)
+    check(out, tokenization, workers, overwrite)
+    with whole_folder(out, overwrite) as folder:
+        note = _fill(folder, corpus, tokenization, workers, say)
+        corpus.check(note)
+        write_note(folder, note)
     return note
-
-
-def read_note(data: str | os.PathLike[str]) -> dict[str, Any]:
-    """The note ``tokenizer.json`` of a data folder.
-
-    Its keys: ``kind`` of tokenisation; ``bpe_args``, flags for fairseq's commands, with the names of files in the
-    folder, which ``files`` lists; ``vocab_size``, symbols in ``dict.txt`` with fairseq's own; ``splits``, for each its
-    lines, words, characters, tokens (with the end of each line), unknown (tokens that are not in the dictionary) and
-    sha256 of its text; ``corpus`` and ``corpus_sha256`` of all three; ``pre_split``; ``version`` of the note;
-    ``made_by``; and what the corpus adds.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    path = Path(data) / NOTE
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path}: {data} was not made by the scripts in preprocessing/")
-    return json.loads(path.read_text())
 
 
 def bpe_args(data: str | os.PathLike[str]) -> list[str]:
@@ -137,60 +106,26 @@ def hub_args(data: str | os.PathLike[str]) -> dict[str, str]:
     return {flag[2:].replace("-", "_"): value for flag, value in zip(flags[::2], flags[1::2], strict=True)}
 
 
-def check(
-    out: str | os.PathLike[str], kind: str, vocab_size: int | None, workers: int = 1, overwrite: bool = False
-) -> None:
+def check(out: str | os.PathLike[str], tokenization: Tokenization, workers: int = 1, overwrite: bool = False) -> None:
     """Check what :func:`build` can know before it starts; the arguments and errors are the same."""
-    if kind not in tokenizers.KINDS:
-        raise ValueError(f"unknown tokenizer {kind!r}; known are {', '.join(tokenizers.KINDS)}")
-    if kind == "characters" and vocab_size is not None:
-        raise ValueError("--vocab-size does not go with the tokenizer characters, whose vocabulary the text decides")
-    if vocab_size is not None and vocab_size < 5:
-        raise ValueError(f"--vocab-size {vocab_size}: at least 5, since four symbols are fairseq's own")
+    tokenization.check()
     if workers < 1:
         raise ValueError(f"--workers {workers}: at least 1")
-    tokenizers.check_packages(kind)
-    out = Path(os.path.abspath(out))
-    old = _sibling(out, "old")
-    if old.exists() and not out.exists():
-        old.rename(out)  # a run was killed between the two renames of build
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not overwrite:
-        raise FileExistsError(f"{out} is there already; give another --out, or --overwrite to replace it")
-    if not (out / NOTE).is_file():
-        raise FileExistsError(f"{out} has no {NOTE}, so it is not ours to replace; remove it yourself")
-
-
-def _sibling(out: Path, suffix: str) -> Path:
-    return out.with_name(f".{out.name}.{suffix}")
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    check_output(out, overwrite)
 
 
 def _fill(
-    folder: Path,
-    corpus: Corpus,
-    kind: str,
-    vocab_size: int | None,
-    coverage: float,
-    workers: int,
-    say: Callable[[str], None],
+    folder: Path, corpus: Corpus, tokenization: Tokenization, workers: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Write everything but the note into ``folder``; return the note."""
     from fairseq_transnorm import __version__
 
-    texts, tokens = folder / "text", folder / "tokens"
+    kind, texts, tokens = tokenization.kind, folder / "text", folder / "tokens"
     texts.mkdir()
     tokens.mkdir()
     note: dict[str, Any] = {
         "version": NOTE_VERSION,
-        "kind": kind,
-        "bpe_args": tokenizers.fairseq_args(kind),
-        "files": [name for name in (tokenizers.MODEL_FILES.get(kind),) if name],
+        **tokenization_facts(tokenization),
         "vocab_size": 0,
         "corpus": corpus.name,
         "corpus_sha256": "",
@@ -205,23 +140,38 @@ def _fill(
     together = "".join(note["splits"][split]["sha256"] for split in SPLITS)
     note["corpus_sha256"] = hashlib.sha256(together.encode()).hexdigest()
     if note["files"]:
-        say(f"training {kind} on the train split")
-        tokenizers.train(kind, texts / "train.txt", folder, vocab_size, coverage)
-    encode = tokenizers.load(kind, folder, corpus.pre_split)
+        made = kind != "gpt2" and tokenization.like is None
+        say(f"training {kind} on the train split" if made else f"taking the files of {kind}")
+        tokenizers.train(tokenization, texts / "train.txt", folder)
+    ready = tokenizers.ready_dictionary(tokenization, folder)
     counts = {}
-    for split in SPLITS:
-        say(f"encoding {split}: {note['splits'][split]['words']:,} words")
-        counts[split] = _encode(encode, texts / f"{split}.txt", tokens / split)
-    flags = _dictionary_flags(kind, folder, counts["train"], vocab_size)
+    size = sum((texts / f"{split}.txt").stat().st_size for split in SPLITS)
+    with encode.encoder(kind, folder, corpus.pre_split, workers, size) as encoder:
+        for split in SPLITS:
+            say(f"encoding {split}: {note['splits'][split]['words']:,} words")
+            counts[split] = encoder.file(texts / f"{split}.txt", tokens / split)
+    flags = _dictionary_flags(tokenization, folder, counts["train"], ready)
     say("fairseq-preprocess")
-    _preprocess(folder, tokens, workers, flags)
+    preprocess({split: tokens / split for split in SPLITS}, folder, workers, flags)
     note["vocab_size"] = _count_binarised(folder, note["splits"], counts)
+    note["dictionary_sha256"] = file_sha256(folder / "dict.txt")
     shutil.rmtree(tokens)
     if not corpus.keep_text:
         shutil.rmtree(texts)
     for name, content in corpus.files.items():
         (folder / name).write_text(content)
     return note
+
+
+def tokenization_facts(tokenization: Tokenization) -> dict[str, Any]:
+    """What a note says of a tokenisation."""
+    return {
+        "kind": tokenization.kind,
+        "bpe_args": tokenizers.fairseq_args(tokenization.kind),
+        "files": list(tokenizers.MODEL_FILES[tokenization.kind]),
+        "dictionary": tokenization.dictionary if tokenization.like is None else "like",
+        "dictionary_sha256": "",
+    }
 
 
 def _write_text(lines: Iterable[str], path: Path, split: str) -> dict[str, Any]:
@@ -238,22 +188,11 @@ def _write_text(lines: Iterable[str], path: Path, split: str) -> dict[str, Any]:
     return {"lines": count, "words": words, "characters": characters, "sha256": file_sha256(path)}
 
 
-def _encode(encode: Callable[[str], str], source: Path, dest: Path) -> Counter[str]:
-    """Write the symbols of every line and count them."""
-    counts = Counter[str]()
-    with (
-        open(source, encoding="utf-8", newline="\n") as lines,
-        open(dest, "w", encoding="utf-8", newline="\n") as handle,
-    ):
-        for line in tqdm(lines, desc=dest.name, unit=" lines", disable=None, leave=False):
-            symbols = encode(line.rstrip("\n"))
-            counts.update(symbols.split())
-            handle.write(symbols + "\n")
-    return counts
-
-
-def _dictionary_flags(kind: str, folder: Path, counts: Counter[str], vocab_size: int | None) -> list[str]:
+def _dictionary_flags(tokenization: Tokenization, folder: Path, counts: Counter[str], ready: Path | None) -> list[str]:
     """Flags of fairseq-preprocess that decide the dictionary."""
+    kind, vocab_size = tokenization.kind, tokenization.vocab_size
+    if ready is not None:
+        return ["--srcdict", str(ready)]
     if known := tokenizers.symbols(kind, folder, folder / "text" / "train.txt"):
         # Also those that only held-out text or a prompt needs; fairseq alone would keep those of the train split.
         from fairseq.data import Dictionary
@@ -261,7 +200,8 @@ def _dictionary_flags(kind: str, folder: Path, counts: Counter[str], vocab_size:
         dictionary = Dictionary()
         for symbol in known:
             dictionary.add_symbol(symbol, n=counts[symbol])
-        dictionary.finalize()
+        # Only GPT-2's pieces are many more than a small model can use; the rare ones become <unk>.
+        dictionary.finalize(nwords=vocab_size if kind == "gpt2" and vocab_size is not None else -1)
         dictionary.save(str(folder / "tokens" / "dict.txt"))
         return ["--srcdict", str(folder / "tokens" / "dict.txt")]
     if kind == "words" and vocab_size is not None:
@@ -274,12 +214,23 @@ def _dictionary_flags(kind: str, folder: Path, counts: Counter[str], vocab_size:
     return []
 
 
-def _preprocess(folder: Path, tokens: Path, workers: int, flags: list[str]) -> None:
-    smallest = min((tokens / split).stat().st_size for split in SPLITS)
+def preprocess(splits: Mapping[str, Path], folder: Path, workers: int, flags: list[str]) -> None:
+    """Run fairseq-preprocess on files of symbols.
+
+    Args:
+        splits: ``train``, ``valid``, ``test`` -> file.
+        folder: where the result goes.
+        workers: upper bound on its processes.
+        flags: more flags.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    smallest = min(path.stat().st_size for path in splits.values())
     workers = max(1, min(workers, smallest // _BYTES_PER_WORKER)) if workers > 1 else 1
     command = [sys.executable, "-m", "fairseq_cli.preprocess", "--only-source", "--destdir", str(folder)]
-    for split in SPLITS:
-        command += [f"--{split}pref", str(tokens / split)]
+    for split, path in splits.items():
+        command += [f"--{split}pref", str(path)]
     command += ["--workers", str(workers), *flags]
     run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if run.returncode:

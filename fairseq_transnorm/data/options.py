@@ -7,11 +7,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from .binarize import Corpus, build, check
 from .lines import SPLITS
-from .tokenizers import DEFAULT_VOCAB_SIZE, KINDS
+from .tokenizers import DEFAULT_VOCAB_SIZE, DICTIONARIES, KINDS, Tokenization
 
 
 def cpu_count() -> int:
@@ -20,19 +21,22 @@ def cpu_count() -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser, tokenizer: str) -> None:
-    """Add the options of output and tokenisation; ``tokenizer`` is the default kind."""
-    group = parser.add_argument_group("output")
-    group.add_argument("--out", required=True, metavar="FOLDER", help="data folder for fairseq to make")
-    group.add_argument("--overwrite", action="store_true", help="replace FOLDER when it was made by these scripts")
+    """Add the options of output and tokenisation.
+
+    Args:
+        parser: of the script.
+        tokenizer: what the help says of the default kind.
+    """
+    add_output_arguments(parser)
     group = parser.add_argument_group("tokenisation")
-    group.add_argument("--tokenizer", choices=KINDS, default=tokenizer, help="kind of symbols (default: %(default)s)")
+    group.add_argument("--tokenizer", choices=KINDS, help=f"kind of symbols (default: {tokenizer})")
     group.add_argument(
         "--vocab-size",
         type=int,
         metavar="N",
         help=f"sentencepiece: pieces (default {DEFAULT_VOCAB_SIZE['sentencepiece']}); fastbpe: symbols "
-        f"(default {DEFAULT_VOCAB_SIZE['fastbpe']}); words: the N most frequent, fairseq's four symbols counted "
-        "(default all); not for characters",
+        f"(default {DEFAULT_VOCAB_SIZE['fastbpe']}); words, gpt2: the N most frequent, fairseq's four symbols counted, "
+        "the others become <unk> (default all); not for characters",
     )
     group.add_argument(
         "--character-coverage",
@@ -42,24 +46,77 @@ def add_arguments(parser: argparse.ArgumentParser, tokenizer: str) -> None:
         help="share of all characters that a sentencepiece model can write; 0.9995 suits Chinese, Japanese (default 1)",
     )
     group.add_argument(
+        "--dictionary",
+        choices=DICTIONARIES,
+        default="corpus",
+        help="gpt2: order its 50,257 pieces by their count in the train split, or download fairseq's own dictionary, "
+        "which RoBERTa's checkpoints need (default: %(default)s)",
+    )
+    group.add_argument(
+        "--gpt2-files",
+        type=Path,
+        metavar="FOLDER",
+        help="gpt2: has encoder.json and vocab.bpe, and dict.txt for --dictionary fairseq (default: they are fetched)",
+    )
+    add_like(group)
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every script has."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--out", required=True, metavar="FOLDER", help="data folder for fairseq to make")
+    group.add_argument("--overwrite", action="store_true", help="replace FOLDER when it was made by these scripts")
+    group.add_argument(
         "--workers",
         type=int,
         default=cpu_count(),
         metavar="N",
-        help="processes of fairseq-preprocess; the result is the same for any (default: one a processor, %(default)s)",
+        help="processes for encoding and of fairseq-preprocess; the result is the same for any (default: one a "
+        "processor, %(default)s)",
     )
 
 
-def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+def add_like(group: argparse._ActionsContainer, required: bool = False) -> None:
+    """Add --like."""
+    group.add_argument(
+        "--like",
+        type=Path,
+        metavar="DATA_BIN",
+        required=required,
+        help="data folder whose tokenizer and dictionary are used, such as that of pretraining"
+        + ("" if required else "; instead of the options above"),
+    )
+
+
+def parse(parser: argparse.ArgumentParser, tokenizer: Callable[[argparse.Namespace], str]) -> argparse.Namespace:
     """Parse the command line and check what can be checked before any work.
 
+    Args:
+        parser: with the options of :func:`add_arguments`.
+        tokenizer: gives the default kind.
+
+    Returns:
+        The options; ``tokenization`` is made of several.
+
     Raises:
-        ValueError, FileExistsError, ImportError: as :func:`fairseq_transnorm.data.binarize.build` does.
+        ValueError, OSError, ImportError: as :func:`fairseq_transnorm.data.binarize.build` does.
     """
     args = parser.parse_args()
-    if not 0 < args.character_coverage <= 1:
-        raise ValueError(f"--character-coverage {args.character_coverage:g}: above 0, at most 1")
-    check(args.out, args.tokenizer, args.vocab_size, args.workers, args.overwrite)
+    if args.like is None:
+        args.tokenization = Tokenization(
+            args.tokenizer or tokenizer(args),
+            args.vocab_size,
+            args.character_coverage,
+            args.dictionary,
+            args.gpt2_files,
+        )
+    else:
+        given = ("tokenizer", "vocab_size", "character_coverage", "dictionary", "gpt2_files")
+        for name in given:
+            if getattr(args, name) != parser.get_default(name):
+                parser.error(f"--like takes the tokenizer of that folder, so leave --{name.replace('_', '-')} out")
+        args.tokenization = Tokenization.of(args.like)
+    check(args.out, args.tokenization, args.workers, args.overwrite)
     return args
 
 
@@ -68,9 +125,7 @@ def build_from(args: argparse.Namespace, corpus: Corpus) -> dict[str, Any]:
     note = build(
         corpus,
         args.out,
-        args.tokenizer,
-        vocab_size=args.vocab_size,
-        coverage=args.character_coverage,
+        args.tokenization,
         workers=args.workers,
         overwrite=args.overwrite,
         say=say,

@@ -1,4 +1,4 @@
-"""Source packages as data: fetched through pip, so that the user's index, proxy and certificates count."""
+"""Packages as data: fetched through pip, so that the user's index, proxy and certificates count."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from pathlib import Path
 from .fetch import FetchError, cache_dir, download, exclusive, file_sha256
 
 
-def fetch_sdist(name: str, version: str, sha256: str, timeout: float = 600) -> Path:
-    """Source archive ``name-version.tar.gz``, from the cache folder or a package index.
+def fetch_package(name: str, version: str, sha256: str, wheel: str | None = None, timeout: float = 600) -> Path:
+    """Source archive ``name-version.tar.gz`` or a wheel, from the cache folder or a package index.
 
-    pip comes first. To name what it downloads, pip runs the package's ``setup.py``, which a later Python may refuse;
-    then the same index is read directly, and nothing of the package is run. The checksum is checked on both ways,
-    by pip before it runs anything.
+    pip comes first. To name a source archive that it downloads, pip runs the package's ``setup.py``, which a later
+    Python may refuse; then the same index is read directly, and nothing of the package is run. The checksum is checked
+    on both ways, by pip before it runs anything.
 
     Args:
         name: of the package on the index.
         version: exact version.
         sha256: of the archive, hexadecimal.
+        wheel: file name of the wheel that is wanted instead of the source archive.
         timeout: seconds for pip.
 
     Returns:
@@ -34,7 +35,7 @@ def fetch_sdist(name: str, version: str, sha256: str, timeout: float = 600) -> P
     Raises:
         FetchError: neither way delivered it; the text gives both reasons.
     """
-    dest = cache_dir() / f"{name}-{version}.tar.gz"
+    dest = cache_dir() / (wheel or f"{name}-{version}.tar.gz")
     if dest.is_file() and file_sha256(dest) == sha256:
         return dest
     dest.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,14 @@ def _pip_download(name: str, version: str, sha256: str, dest: Path, timeout: flo
         wanted = Path(folder) / "requirements.txt"
         wanted.write_text(f"{name}=={version} --hash=sha256:{sha256}\n")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-        command += ["--no-binary", name, "--requirement", str(wanted), "--dest", folder]
+        command += [
+            "--only-binary" if dest.suffix == ".whl" else "--no-binary",
+            name,
+            "--requirement",
+            str(wanted),
+            "--dest",
+            folder,
+        ]
         try:
             run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
         except subprocess.TimeoutExpired:

@@ -1,33 +1,106 @@
 """Tokenisations of a text corpus, each one that fairseq's own commands can undo.
 
-A tokeniser is trained on the train split, saved in the data folder, and then loaded through fairseq's ``--bpe`` or
-``--tokenizer`` class, so that what is binarised is what ``fairseq-interactive`` makes of the same text.
+A tokeniser is trained on the train split (GPT-2's is copied), saved in the data folder, and then loaded through
+fairseq's ``--bpe`` or ``--tokenizer`` class, so that what is binarised is what ``fairseq-interactive`` makes of it.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import re
+import shutil
 import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import gpt2
+from .folder import read_note
 from .lines import read_lines, split_words
 
-KINDS = ("words", "characters", "sentencepiece", "fastbpe")
+KINDS = ("words", "characters", "sentencepiece", "fastbpe", "gpt2")
+DICTIONARIES = ("corpus", "fairseq")
 # Names under which fairseq's from_pretrained finds them in a folder by itself.
 _SENTENCEPIECE_FILE, _FASTBPE_FILE = "sentencepiece.bpe.model", "bpecodes"
 # fairseq's own --bpe characters cannot be used: it has no config class, and every command that is given it stops while
 # composing its configuration. A sentencepiece model of single characters makes exactly the same symbols.
-MODEL_FILES = {"characters": _SENTENCEPIECE_FILE, "sentencepiece": _SENTENCEPIECE_FILE, "fastbpe": _FASTBPE_FILE}
+MODEL_FILES: dict[str, tuple[str, ...]] = {
+    "words": (),
+    "characters": (_SENTENCEPIECE_FILE,),
+    "sentencepiece": (_SENTENCEPIECE_FILE,),
+    "fastbpe": (_FASTBPE_FILE,),
+    "gpt2": tuple(gpt2.FILES),
+}
 DEFAULT_VOCAB_SIZE = {"sentencepiece": 8000, "fastbpe": 8000}
 # Sums of floats depend on how the work is cut, so the number of threads is part of the result.
 _SENTENCEPIECE_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Tokenization:
+    """How text becomes symbols, and which symbols have a number.
+
+    Attributes:
+        kind: one of KINDS.
+        vocab_size: words, gpt2: symbols in the dictionary, with fairseq's four; sentencepiece: pieces; fastbpe:
+            symbols, single characters included.
+        coverage: share of the text's characters that sentencepiece must be able to write.
+        dictionary: gpt2: ``corpus`` orders the pieces by their count in the train split, ``fairseq`` takes the
+            dictionary of fairseq's RoBERTa.
+        gpt2_files: gpt2: folder that has its files; they are fetched when it is None.
+        like: data folder whose tokeniser and dictionary are used as they are; see :meth:`of`.
+    """
+
+    kind: str
+    vocab_size: int | None = None
+    coverage: float = 1.0
+    dictionary: str = "corpus"
+    gpt2_files: Path | None = None
+    like: Path | None = None
+
+    @classmethod
+    def of(cls, data: Path) -> Tokenization:
+        """That of an existing data folder.
+
+        Raises:
+            FileNotFoundError: it has no note, or lacks a file that its note names.
+        """
+        note = read_note(data)
+        for name in ("dict.txt", *note["files"]):
+            if not (data / name).is_file():
+                raise FileNotFoundError(f"--like {data}: it has no {name}; a data folder of text is needed")
+        return cls(note["kind"], like=data)
+
+    def check(self) -> None:
+        """Check what needs no text.
+
+        Raises:
+            ValueError: options that do not go together.
+            ImportError: a package is missing.
+        """
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown tokenizer {self.kind!r}; known are {', '.join(KINDS)}")
+        if self.dictionary not in DICTIONARIES:
+            raise ValueError(f"unknown dictionary {self.dictionary!r}; known are {', '.join(DICTIONARIES)}")
+        if self.kind == "characters" and self.vocab_size is not None:
+            raise ValueError(
+                "--vocab-size does not go with the tokenizer characters, whose vocabulary the text decides"
+            )
+        if self.vocab_size is not None and self.vocab_size < 5:
+            raise ValueError(f"--vocab-size {self.vocab_size}: at least 5, since four symbols are fairseq's own")
+        if not 0 < self.coverage <= 1:
+            raise ValueError(f"--character-coverage {self.coverage:g}: above 0, at most 1")
+        if self.kind != "gpt2" and (self.dictionary != "corpus" or self.gpt2_files is not None):
+            raise ValueError(f"--dictionary fairseq and --gpt2-files go with the tokenizer gpt2, not with {self.kind}")
+        if self.dictionary == "fairseq" and self.vocab_size is not None:
+            raise ValueError("--vocab-size does not go with --dictionary fairseq, which is used as it is")
+        check_packages(self.kind)
 
 
 def fairseq_args(kind: str) -> list[str]:
@@ -36,39 +109,65 @@ def fairseq_args(kind: str) -> list[str]:
         return ["--tokenizer", "space"]
     if kind == "fastbpe":
         return ["--bpe", "fastbpe", "--bpe-codes", _FASTBPE_FILE]
+    if kind == "gpt2":
+        encoder, merges = gpt2.FILES
+        return ["--bpe", "gpt2", "--gpt2-encoder-json", encoder, "--gpt2-vocab-bpe", merges]
     return ["--bpe", "sentencepiece", "--sentencepiece-model", _SENTENCEPIECE_FILE]
 
 
 def check_packages(kind: str) -> None:
     """Raise ImportError, naming the extra, when a package that ``kind`` needs is not installed."""
-    needed = {"words": [], "fastbpe": ["fastBPE", "subword_nmt"]}.get(kind, ["sentencepiece"])
+    needed = {"words": [], "fastbpe": ["fastBPE", "subword_nmt"], "gpt2": ["regex"]}.get(kind, ["sentencepiece"])
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise ImportError(
             f"tokenizer {kind} needs {' and '.join(missing)}, not installed; pip install 'fairseq_transnorm[text]'"
         )
 
 
-def train(kind: str, text: Path, folder: Path, vocab_size: int | None, coverage: float = 1.0) -> None:
-    """Train a tokeniser on a text file and save its model in ``folder``; words have none.
+def train(tokenization: Tokenization, text: Path, folder: Path) -> None:
+    """Put a tokeniser's files into ``folder``: trained on a text file, copied, or none at all for words.
 
     Args:
-        kind: one of KINDS.
+        tokenization: which.
         text: the train split, one line a sentence.
-        folder: gets the model file.
-        vocab_size: sentencepiece: number of pieces; fastbpe: number of symbols, single characters included.
-        coverage: share of the text's characters that sentencepiece must be able to write.
+        folder: gets the files.
 
     Raises:
         ValueError: the text is too small for ``vocab_size``, or ``vocab_size`` too small for its characters.
         ImportError: a package is missing.
+        OSError: files cannot be fetched.
     """
+    kind, names = tokenization.kind, MODEL_FILES[tokenization.kind]
     check_packages(kind)
-    vocab_size = vocab_size or DEFAULT_VOCAB_SIZE.get(kind)
-    if kind == "fastbpe":
+    vocab_size = tokenization.vocab_size or DEFAULT_VOCAB_SIZE.get(kind)
+    if tokenization.like is not None:
+        for name in names:
+            shutil.copyfile(tokenization.like / name, folder / name)
+    elif kind == "gpt2":
+        for path in gpt2.fetch_files(tokenization.gpt2_files):
+            shutil.copyfile(path, folder / path.name)
+        pieces = len(_gpt2_pieces(folder))
+        if vocab_size is not None and vocab_size > pieces + 4:
+            raise ValueError(f"--vocab-size {vocab_size}: at most {pieces + 4}, GPT-2's {pieces} and fairseq's four")
+    elif kind == "fastbpe":
         assert vocab_size
-        (folder / MODEL_FILES[kind]).write_text(_learn_bpe(text, vocab_size))
+        (folder / names[0]).write_text(_learn_bpe(text, vocab_size))
     elif kind != "words":
-        (folder / MODEL_FILES[kind]).write_bytes(_train_sentencepiece(text, vocab_size, coverage))
+        (folder / names[0]).write_bytes(_train_sentencepiece(text, vocab_size, tokenization.coverage))
+
+
+def ready_dictionary(tokenization: Tokenization, folder: Path) -> Path | None:
+    """The ``dict.txt`` that the tokenisation brings with it; None when it is made from the corpus.
+
+    Args:
+        tokenization: which.
+        folder: has the tokeniser's files.
+    """
+    if tokenization.like is not None:
+        return tokenization.like / "dict.txt"
+    if tokenization.dictionary == "fairseq":
+        return gpt2.fetch_dictionary(_gpt2_pieces(folder), tokenization.gpt2_files)
+    return None
 
 
 def load(kind: str, folder: Path, pre_split: bool = False) -> Callable[[str], str]:
@@ -91,9 +190,9 @@ def load_bpe(kind: str, folder: Path) -> Any:
 
     flags = fairseq_args(kind)
     options = {flag.removeprefix("--").replace("-", "_"): value for flag, value in zip(flags[::2], flags[1::2])}  # noqa: B905
-    for option in ("sentencepiece_model", "bpe_codes"):
-        if option in options:
-            path = folder / options[option]
+    for option, name in options.items():
+        if name in MODEL_FILES[kind]:
+            path = folder / name
             if not path.is_file():  # fastBPE would end the whole process
                 raise FileNotFoundError(f"no file {path}")
             options[option] = str(path)
@@ -102,7 +201,7 @@ def load_bpe(kind: str, folder: Path) -> Any:
 
 
 def symbols(kind: str, folder: Path, text: Path) -> list[str] | None:
-    """Every symbol that a trained tokeniser can give for the characters of its train split; None for other kinds.
+    """Every symbol that a tokeniser can give for the characters of its train split; None when only the text says.
 
     Args:
         kind: one of KINDS.
@@ -112,14 +211,22 @@ def symbols(kind: str, folder: Path, text: Path) -> list[str] | None:
     if kind in ("characters", "sentencepiece"):
         import sentencepiece
 
-        model = sentencepiece.SentencePieceProcessor(model_file=str(folder / MODEL_FILES[kind]))
+        model = sentencepiece.SentencePieceProcessor(model_file=str(folder / _SENTENCEPIECE_FILE))
         return [model.id_to_piece(i) for i in range(len(model)) if not (model.is_control(i) or model.is_unknown(i))]
     if kind == "fastbpe":
-        codes = [line.split(" ") for line in (folder / MODEL_FILES[kind]).read_text().splitlines()]
+        codes = [line.split(" ") for line in (folder / _FASTBPE_FILE).read_text().splitlines()]
         merged = (first + second for first, second, _ in codes)
         inner_or_last = [s.removesuffix("</w>") if s.endswith("</w>") else s + "@@" for s in merged]
         return list(dict.fromkeys([*_single_symbols(_words(text)), *inner_or_last]))
+    if kind == "gpt2":
+        return _gpt2_pieces(folder)
     return None
+
+
+def _gpt2_pieces(folder: Path) -> list[str]:
+    """Numbers of GPT-2's pieces: fairseq's symbols for them."""
+    encoder, _ = gpt2.FILES
+    return [str(number) for number in sorted(json.loads((folder / encoder).read_text(encoding="utf-8")).values())]
 
 
 def _train_sentencepiece(text: Path, vocab_size: int | None, coverage: float) -> bytes:

