@@ -1,7 +1,8 @@
-"""WikiText-103 or WikiText-2, word level, as a data folder for fairseq.
+"""WikiText-103 or WikiText-2, word level or raw, as a data folder for fairseq.
 
-The archive (181 MB or 4 MB) is downloaded into the cache folder, checked and unpacked on the fly; a download that was
-cut off goes on where it stopped. Empty lines are kept: each is one </s>, as in the published counts.
+The archive (about 190 MB or 5 MB) is downloaded into the cache folder, checked and unpacked on the fly; a download that
+was cut off goes on where it stopped. Empty lines are kept: each is one </s>, as in the published counts. The raw
+editions hold the text as written, which is what a byte-level BPE is made for.
 """
 
 import argparse
@@ -17,14 +18,17 @@ def main() -> None:
         "--name", choices=sorted(wikitext.EDITIONS), default="wikitext-103", help="(default: %(default)s)"
     )
     parser.add_argument(
-        "--source", type=Path, metavar="PATH", help="folder with wiki.{train,valid,test}.tokens, or the zip archive"
+        "--source",
+        type=Path,
+        metavar="PATH",
+        help="folder with wiki.{train,valid,test}.tokens (raw editions: .raw), or the zip archive",
     )
     parser.add_argument("--url", help="another address of the archive")
     parser.add_argument(
         "--sha256", metavar="HEX", help="checksum of what is at --url when it is another file, or 'none'"
     )
-    options.add_arguments(parser, tokenizer="words")
-    args = options.parse(parser, lambda args: "words")
+    options.add_arguments(parser, tokenizer="words; raw editions: gpt2")
+    args = options.parse(parser, lambda args: "gpt2" if wikitext.EDITIONS[args.name].raw else "words")
     if args.source and (args.url or args.sha256):
         parser.error("--source does not go with --url or --sha256")
     source = args.source

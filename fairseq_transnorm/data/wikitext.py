@@ -1,4 +1,4 @@
-"""WikiText-2 and WikiText-103 (Merity et al. 2016, arXiv 1609.07843), tokenised word level."""
+"""WikiText-2 and WikiText-103 (Merity et al. 2016, arXiv 1609.07843): the word-level editions and the raw ones."""
 
 from __future__ import annotations
 
@@ -17,15 +17,30 @@ from .lines import SPLITS, decode_lines, read_lines
 
 @dataclass(frozen=True)
 class Edition:
-    """An official archive: addresses that hold the same bytes, their checksum, (lines, tokens with </s>) by split."""
+    """An official archive.
+
+    Attributes:
+        urls: addresses that hold the same bytes.
+        sha256: of the archive.
+        counts: split -> (lines, tokens with </s>), the latter None where no number is published.
+        symbols: in the dictionary of words.
+        raw: text as written, without tokenisation and <unk>; the files end in ``.raw`` instead of ``.tokens``.
+    """
 
     urls: tuple[str, ...]
     sha256: str
-    counts: dict[str, tuple[int, int]]
+    counts: dict[str, tuple[int, int | None]]
     symbols: int | None = None
+    raw: bool = False
+
+    def file(self, split: str) -> str:
+        """Name of the file of a split."""
+        return f"wiki.{split}.{'raw' if self.raw else 'tokens'}"
 
 
-_HELD_OUT = {"valid": (3760, 217_646), "test": (4358, 245_569)}
+_HELD_OUT: dict[str, tuple[int, int | None]] = {"valid": (3760, 217_646), "test": (4358, 245_569)}
+# The raw editions hold the same lines.
+_HELD_OUT_RAW: dict[str, tuple[int, int | None]] = {"valid": (3760, None), "test": (4358, None)}
 
 
 def _urls(name: str) -> tuple[str, ...]:
@@ -47,6 +62,18 @@ EDITIONS = {
         _urls("wikitext-2"),
         "92675f1d63015c1c8b51f1656a52d5bdbc33aafa60cc47a218a66e7ee817488c",
         {"train": (36_718, 2_088_628), **_HELD_OUT},
+    ),
+    "wikitext-103-raw": Edition(
+        _urls("wikitext-103-raw"),
+        "91c00ae287f0d699e18605c84afc9e45c192bc6b7797ff8837e5474655a33794",
+        {"train": (1_801_350, None), **_HELD_OUT_RAW},
+        raw=True,
+    ),
+    "wikitext-2-raw": Edition(
+        _urls("wikitext-2-raw"),
+        "ef7edb566e3e2b2d31b29c1fdb0c89a4cc683597484c3dc2517919c615435a11",
+        {"train": (36_718, None), **_HELD_OUT_RAW},
+        raw=True,
     ),
 }
 
@@ -71,9 +98,10 @@ def fetch(name: str, url: str | None = None, sha256: str | None = None) -> Path:
 
 
 def corpus(name: str, source: Path, warn: Callable[[str], None]) -> Corpus:
-    """The three splits of an archive, or of a folder with ``wiki.{train,valid,test}.tokens``.
+    """The three splits of an archive, or of a folder with ``wiki.{train,valid,test}.tokens`` (or ``.raw``).
 
-    Empty lines stay: each is an end-of-sentence symbol in the published counts.
+    Empty lines stay: each is an end-of-sentence symbol in the published counts, and parts the blocks of a masked
+    language model.
 
     Args:
         name: key of EDITIONS.
@@ -84,10 +112,12 @@ def corpus(name: str, source: Path, warn: Callable[[str], None]) -> Corpus:
         FileNotFoundError: a split is missing.
         ValueError: a broken archive.
     """
+    edition = EDITIONS[name]
+    files = {split: edition.file(split) for split in SPLITS}
     if source.is_dir():
-        reader = _folder_reader(source)
+        reader = _folder_reader(source, files)
     elif source.is_file():
-        reader = _zip_reader(source)
+        reader = _zip_reader(source, files)
     else:
         raise FileNotFoundError(f"no file or folder {source}")
 
@@ -96,7 +126,7 @@ def corpus(name: str, source: Path, warn: Callable[[str], None]) -> Corpus:
         if differences:
             warn(f"warning: this is not the official {name}: {'; '.join(differences)}")
 
-    return Corpus(name, reader, pre_split=True, keep_text=False, check=check)
+    return Corpus(name, reader, pre_split=not edition.raw, keep_text=False, check=check)
 
 
 def compare(name: str, note: dict[str, Any]) -> list[str]:
@@ -106,33 +136,33 @@ def compare(name: str, note: dict[str, Any]) -> list[str]:
         facts = note["splits"][split]
         if facts["lines"] != lines:
             found.append(f"{split} has {facts['lines']:,} lines instead of {lines:,}")
-        elif facts["words"] + lines != tokens:
+        elif tokens is not None and facts["words"] + lines != tokens:
             found.append(f"{split} has {facts['words'] + lines:,} tokens with </s> instead of {tokens:,}")
     if note["kind"] == "words" and edition.symbols not in (None, note["vocab_size"]) and not found:
         found.append(f"the dictionary has {note['vocab_size']:,} symbols instead of {edition.symbols:,}")
     return found
 
 
-def _folder_reader(folder: Path) -> Callable[[str], Iterator[str]]:
-    paths = {split: folder / f"wiki.{split}.tokens" for split in SPLITS}
+def _folder_reader(folder: Path, files: dict[str, str]) -> Callable[[str], Iterator[str]]:
+    paths = {split: folder / file for split, file in files.items()}
     if missing := [path.name for path in paths.values() if not path.is_file()]:
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}; it has: {there}")
     return lambda split: read_lines(paths[split], keep_blank=True)
 
 
-def _zip_reader(path: Path) -> Callable[[str], Iterator[str]]:
+def _zip_reader(path: Path, files: dict[str, str]) -> Callable[[str], Iterator[str]]:
     broken = f"{path} is not a whole zip archive; remove it and fetch it again"
     try:
         with zipfile.ZipFile(path) as archive:
             names = {PurePosixPath(name).name: name for name in archive.namelist()}
     except zipfile.BadZipFile as error:
         raise ValueError(f"{broken} ({error})") from None
-    if missing := [name for split in SPLITS if (name := f"wiki.{split}.tokens") not in names]:
+    if missing := [file for file in files.values() if file not in names]:
         raise FileNotFoundError(f"{path} lacks {', '.join(missing)}; it has: {', '.join(sorted(names))}")
 
     def read(split: str) -> Iterator[str]:
-        member = names[f"wiki.{split}.tokens"]
+        member = names[files[split]]
         try:
             with zipfile.ZipFile(path) as archive, archive.open(member) as handle:
                 yield from decode_lines(handle, f"{path}:{member}")

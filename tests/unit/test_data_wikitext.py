@@ -10,7 +10,7 @@ from fairseq_transnorm.data import wikitext
 from fairseq_transnorm.data.binarize import build
 from fairseq_transnorm.data.fetch import FetchError
 from fairseq_transnorm.data.tokenizers import Tokenization
-from tests.data_sources import preprocess_here, serve
+from tests.data_sources import preprocess_here, serve, tiny_gpt2
 
 WORDS = Tokenization("words")
 TEXTS = {
@@ -25,11 +25,11 @@ def quick(monkeypatch):
     preprocess_here(monkeypatch)
 
 
-def archive(texts=TEXTS, top="wikitext-2/"):
+def archive(texts=TEXTS, top="wikitext-2/", end="tokens"):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as handle:
         for split, text in texts.items():
-            handle.writestr(zipfile.ZipInfo(f"{top}wiki.{split}.tokens"), text)
+            handle.writestr(zipfile.ZipInfo(f"{top}wiki.{split}.{end}"), text)
     return buffer.getvalue()
 
 
@@ -41,7 +41,8 @@ def cache(tmp_path, monkeypatch):
 
 def test_published_facts():
     for edition in wikitext.EDITIONS.values():
-        assert edition.counts["test"] == (4358, 245_569)  # fairseq's language model README
+        # fairseq's language model README
+        assert edition.counts["test"] == (4358, None if edition.raw else 245_569)
         assert len(edition.sha256) == 64
     assert wikitext.EDITIONS["wikitext-103"].symbols == 267_744
 
@@ -68,6 +69,23 @@ def test_download_build_and_counts(cache, tmp_path, monkeypatch):
     assert {"@-@", "=", "cat"} <= symbols
     assert "<unk>" not in symbols
     assert "dog" not in symbols
+
+
+def test_raw_edition(tmp_path, monkeypatch):
+    raw = {split: text.replace("<unk>", "Éire's") for split, text in TEXTS.items()}
+    (tmp_path / "w.zip").write_bytes(archive(raw, "wikitext-2-raw/", "raw"))
+    edition = wikitext.Edition((), "", {"train": (4, None), "valid": (2, None), "test": (3, None)}, raw=True)
+    monkeypatch.setitem(wikitext.EDITIONS, "wikitext-2-raw", edition)
+    warnings = []
+    corpus = wikitext.corpus("wikitext-2-raw", tmp_path / "w.zip", warnings.append)
+    files = tiny_gpt2(tmp_path / "gpt2", monkeypatch)
+    note = build(corpus, tmp_path / "data", Tokenization("gpt2", gpt2_files=files))
+    assert warnings == ["warning: this is not the official wikitext-2-raw: test has 2 lines instead of 3"]
+    assert not note["pre_split"], "its punctuation stands as written"
+    assert note["splits"]["train"]["lines"] == 4, "empty lines stay"
+    assert note["splits"]["test"]["unknown"] == 0
+    with pytest.raises(FileNotFoundError, match=r"w\.zip lacks wiki\.train\.tokens.*; it has: .*wiki\.train\.raw"):
+        wikitext.corpus("wikitext-2", tmp_path / "w.zip", print)
 
 
 def test_folder_gives_the_same_and_differences_are_told(tmp_path):
