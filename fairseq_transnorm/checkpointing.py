@@ -1,6 +1,6 @@
 """Runs that survive a kill: whole checkpoints, and the same numbers after going on.
 
-Three functions of fairseq are replaced when the package is imported, since no option or hook reaches them for all
+Four functions of fairseq are replaced when the package is imported, since no option or hook reaches them for all
 commands (read in ve-fairseq 0.12.3):
 
 * ``PathManager.copy``. A checkpoint is written under a temporary name and renamed, but then copied over
@@ -8,7 +8,12 @@ commands (read in ve-fairseq 0.12.3):
   ``checkpoint_last.pt``, from which the run cannot go on. Here the copy gets a temporary name too.
 * ``FairseqTask.get_batch_iterator``. Samples are grouped into batches in an order drawn for the epoch in which a
   process starts, and the batches are then kept for all epochs. A run that went on from epoch 2 or later had other
-  batches than one that was never stopped. Here batches that are kept are always those of epoch 1.
+  batches than one that was never stopped. Here batches that are kept are always those of epoch 1. The processes that
+  load data are kept as well, with the dataset as it was when they started, so that nobody tells it of a new epoch: the
+  masked tokens of a masked language model were the same in all epochs, and others after going on. Here each epoch
+  starts its own.
+* ``checkpoint_utils.torch_persistent_save``. Some metrics, such as Matthews correlation, are numpy's numbers, which get
+  into the checkpoint as its score and which torch's safe loader then refuses. Here they become Python's.
 * ``load_checkpoint_to_cpu``. For a truncated file torch says ``[Errno 22] Invalid argument`` and no name.
 
 Checkpoints written with ``--write-checkpoints-asynchronously`` stay as fairseq writes them: not protected.
@@ -19,16 +24,20 @@ from __future__ import annotations
 import os
 import shutil
 import zipfile
+from collections import OrderedDict
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fairseq import checkpoint_utils
+from fairseq.data.iterators import EpochBatchIterator
 from fairseq.file_io import PathManager
 from fairseq.tasks import FairseqTask
 
 _fairseq_copy = PathManager.copy
 _fairseq_iterator = FairseqTask.get_batch_iterator
+_fairseq_save = checkpoint_utils.torch_persistent_save
 _fairseq_load = checkpoint_utils.load_checkpoint_to_cpu
 
 
@@ -47,13 +56,33 @@ def copy_atomically(src_path: str, dst_path: str, overwrite: bool = False) -> bo
 
 @wraps(_fairseq_iterator)
 def get_batch_iterator(self: FairseqTask, dataset: Any, *args: Any, epoch: int = 1, **kwargs: Any) -> Any:
-    """Return fairseq's iterator; batches that are kept over epochs do not depend on the epoch in which it is made."""
+    """Return fairseq's iterator; what it yields in an epoch does not depend on the epoch in which it is made."""
     fresh = kwargs.get("disable_iterator_cache") or kwargs.get("update_epoch_batch_itr")
-    if fresh or dataset in self.dataset_to_epoch_iter or not self.can_reuse_epoch_itr(dataset):
+    kept = not fresh and self.can_reuse_epoch_itr(dataset)
+    if kept and dataset in self.dataset_to_epoch_iter:
         return _fairseq_iterator(self, dataset, *args, epoch=epoch, **kwargs)
-    iterator = _fairseq_iterator(self, dataset, *args, epoch=1, **kwargs)
-    iterator.epoch = max(epoch, 1)
+    iterator = _fairseq_iterator(self, dataset, *args, epoch=1 if kept else epoch, **kwargs)
+    if kept:
+        iterator.epoch = max(epoch, 1)
+    if isinstance(iterator, EpochBatchIterator):
+        iterator.reuse_dataloader = iterator.persistent_workers = False
     return iterator
+
+
+@wraps(_fairseq_save)
+def torch_persistent_save(obj: Any, *args: Any, **kwargs: Any) -> None:
+    """Write a checkpoint as fairseq does, with numpy's numbers in its ``extra_state`` as Python's."""
+    if isinstance(obj, dict) and "extra_state" in obj:
+        obj = {**obj, "extra_state": _python_numbers(obj["extra_state"])}
+    _fairseq_save(obj, *args, **kwargs)
+
+
+def _python_numbers(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (dict, OrderedDict):
+        return type(value)((key, _python_numbers(entry)) for key, entry in value.items())
+    return type(value)(map(_python_numbers, value)) if type(value) in (list, tuple) else value
 
 
 @wraps(_fairseq_load)
@@ -79,7 +108,8 @@ def _truncated(path: Path) -> str:
 
 
 def protect() -> None:
-    """Replace the three functions of fairseq; a second call changes nothing."""
+    """Replace the functions of fairseq; a second call changes nothing."""
     PathManager.copy = staticmethod(copy_atomically)
     FairseqTask.get_batch_iterator = get_batch_iterator
+    checkpoint_utils.torch_persistent_save = torch_persistent_save
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu

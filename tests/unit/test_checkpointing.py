@@ -1,0 +1,50 @@
+"""What the package replaces in fairseq so that a run goes on as if it had not been stopped."""
+
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from fairseq import checkpoint_utils
+from fairseq.tasks.masked_lm import MaskedLMConfig, MaskedLMTask
+
+import fairseq_transnorm  # noqa: F401  (importing replaces)
+
+
+def masked(data, epochs, workers):
+    """Masked positions, by sample, in each of some epochs of a run that starts in the first of them."""
+    task = MaskedLMTask.setup_task(MaskedLMConfig(data=str(data), tokens_per_sample=32, seed=1))
+    task.load_dataset("valid")
+    batches = task.get_batch_iterator(task.dataset("valid"), max_sentences=4, num_workers=workers, epoch=epochs[0])
+    found = []
+    for _ in epochs:
+        targets = {}
+        for sample in batches.next_epoch_itr(shuffle=True):
+            for index, row in zip(sample["id"].tolist(), sample["target"], strict=True):
+                targets[index] = row.ne(task.source_dictionary.pad()).nonzero().flatten().tolist()
+        found.append(targets)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_each_epoch_has_masks_of_its_own_whoever_loads_the_data(tiny_lm_data):
+    here = masked(tiny_lm_data, (1, 2), workers=0)
+    assert here[0] != here[1]
+    assert masked(tiny_lm_data, (1, 2), workers=1) == here, "the process that loads data stayed in the first epoch"
+    assert masked(tiny_lm_data, (2,), workers=1) == here[1:], "a run that goes on in epoch 2 has other masks"
+
+
+def test_numbers_of_numpy_are_saved_as_python_s(tmp_path):
+    weight = torch.ones(2)
+    extra = {"best": np.float64(12.5), "metrics": OrderedDict(train=[(0, "mcc", {"val": np.float32(0.5), "n": 3})])}
+    extra |= {"train_iterator": {"epoch": np.int64(2)}, "tensor": weight}
+    checkpoint_utils.torch_persistent_save({"model": {"w": weight}, "extra_state": extra}, str(tmp_path / "c.pt"))
+    got = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert got["extra_state"] == {
+        "best": 12.5,
+        "metrics": {"train": [(0, "mcc", {"val": 0.5, "n": 3})]},
+        "train_iterator": {"epoch": 2},
+        "tensor": got["extra_state"]["tensor"],
+    }
+    assert torch.equal(got["extra_state"]["tensor"], weight)
+    assert type(extra["best"]) is np.float64, "what the training holds stays as it is"
