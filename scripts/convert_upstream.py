@@ -1,9 +1,10 @@
-"""Turn a language model's checkpoint of the original TransNormer code into one of ours, or back with --reverse."""
+"""Turn a checkpoint of the original's language model or masked language model into one of ours, or back (--reverse)."""
 
 import argparse
 import sys
 
-from fairseq_transnorm.models.transnormer.convert import ARCHITECTURES, DEFAULT_TOKENS, GLU_ACTS, convert, revert
+from fairseq_transnorm.models.transnormer.convert import GLU_ACTS, convert, revert
+from fairseq_transnorm.models.transnormer.originals import ARCHITECTURES, DEFAULT_TOKENS
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The original's language model as literally as its description: tensors by its names, float64, loops.
+"""The original's two models as literally as their description: tensors by its names, float64, loops.
 
 Nothing here comes from our modules, so that it can judge them.
 """
@@ -6,10 +6,12 @@ Nothing here comes from our modules, so that it can judge them.
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+State = dict[str, Tensor]
 BLOCK = 64
 # how a norm names its tensors, with their shapes as functions of the width
 NORMS = {
@@ -34,10 +36,10 @@ def make_state(
     local_norm_name: str = "norm",
     old_v: bool = False,
     seed: int = 0,
-) -> dict[str, Tensor]:
+) -> State:
     """Draw a state dict of the original; biases and gains are far from 0 and 1, so that forgetting one shows."""
     rng = torch.Generator().manual_seed(seed)
-    state: dict[str, Tensor] = {"decoder.version": torch.tensor([3.0])}
+    state: State = {"decoder.version": torch.tensor([3.0])}
     width = dim // heads
 
     def linear(name: str, rows: int, columns: int) -> None:
@@ -78,12 +80,42 @@ def make_state(
     return state
 
 
-def save_checkpoint(path: Path, state: dict[str, Tensor], **options: object) -> Path:
+def make_masked_state(symbols: int, positions: int = 64, heads_of: tuple[int, ...] = (), **options: Any) -> State:
+    """Draw a state dict of the original's masked model, of the options of ``make_state``.
+
+    Args:
+        symbols: with ``<mask>``.
+        positions: most tokens.
+        heads_of: classes of classification heads, which are called head0 and so on.
+    """
+    prefix, rng = "encoder.sentence_encoder", torch.Generator().manual_seed(99)
+    causal = make_state(symbols, **options)
+    dim = causal["decoder.embed_tokens.weight"].shape[1]
+    left_out = ("decoder.layer_norm.", "decoder.output_projection.", "decoder.embed_positions.")
+    state = {name.replace("decoder", prefix, 1): x for name, x in causal.items() if not name.startswith(left_out)}
+    shapes = {
+        f"{prefix}.embed_positions.weight": (positions + 2, dim),
+        **{f"{prefix}.layernorm_embedding.{x}": (dim,) for x in ("weight", "bias")},
+        "encoder.lm_head.bias": (symbols,),
+        "encoder.lm_head.dense.weight": (dim, dim),
+        "encoder.lm_head.dense.bias": (dim,),
+        **{f"encoder.lm_head.layer_norm.{x}": (dim,) for x in ("weight", "bias")},
+    }
+    for i, classes in enumerate(heads_of):
+        for name, rows in (("dense", dim - 1), ("out_proj", classes)):
+            columns = dim if name == "dense" else dim - 1
+            shapes[f"classification_heads.head{i}.{name}.weight"] = (rows, columns)
+            shapes[f"classification_heads.head{i}.{name}.bias"] = (rows,)
+    state |= {name: torch.randn(shape, generator=rng) for name, shape in shapes.items()}
+    return state | {"encoder.lm_head.weight": state[f"{prefix}.embed_tokens.weight"]}
+
+
+def save_checkpoint(path: Path, state: State, **options: object) -> Path:
     """Write a checkpoint as an old fairseq did: all options in one ``argparse.Namespace``, optimiser state beside."""
     history = {"criterion_name": "CrossEntropyCriterion", "optimizer_name": "FairseqAdam", "num_updates": 7}
     torch.save(
         {
-            "args": argparse.Namespace(task="language_modeling", **options),
+            "args": argparse.Namespace(**{"task": "language_modeling", **options}),
             "model": state,
             "optimizer_history": [history],
             "extra_state": {"train_iterator": {"epoch": 3}},
@@ -94,7 +126,7 @@ def save_checkpoint(path: Path, state: dict[str, Tensor], **options: object) -> 
     return path
 
 
-def logits(state: dict[str, Tensor], tokens: Tensor, variant: str, glu_act: str = "identity") -> Tensor:
+def logits(state: State, tokens: Tensor, variant: str, glu_act: str = "identity") -> Tensor:
     """Return the logits ``N x V`` of one sequence without padding, for ``variant`` t1 or t2."""
     state = {name: x.double() for name, x in state.items()}
     E = state["decoder.embed_tokens.weight"]
@@ -107,6 +139,32 @@ def logits(state: dict[str, Tensor], tokens: Tensor, variant: str, glu_act: str 
         x = x + attention(layer.norm(x, "self_attn_layer_norm"))
         x = x + layer.feed_forward(layer.norm(x, "final_layer_norm"))
     return Layer(state, "decoder.", variant, glu_act).norm(x, "layer_norm") @ E.T
+
+
+def masked_features(state: State, tokens: Tensor, variant: str, glu_act: str = "identity") -> Tensor:
+    """Return the last layer's output ``N x d`` of the masked model for one sequence without padding."""
+    state = {name: x.double() for name, x in state.items()}
+    prefix = "encoder.sentence_encoder."
+    layers = 1 + max(int(name.split(".")[3]) for name in state if name.startswith(f"{prefix}layers."))
+    e = state[f"{prefix}embed_tokens.weight"][tokens]
+    e = e + state[f"{prefix}embed_positions.weight"][2 : 2 + len(tokens)]
+    x = Layer(state, prefix, variant, glu_act).norm(e, "layernorm_embedding")
+    for i in range(layers):
+        layer = Layer(state, f"{prefix}layers.{i}.", variant, glu_act, causal=False)
+        attention = layer.diag_attention if i < layers // 2 else layer.norm_attention
+        x = layer.norm(x + attention(x), "self_attn_layer_norm")
+        x = layer.norm(x + layer.feed_forward(x), "final_layer_norm")
+    return x
+
+
+def masked_logits(state: State, tokens: Tensor, variant: str, glu_act: str = "identity") -> Tensor:
+    """Return the logits ``N x V`` of the masked model for one sequence without padding."""
+    x = masked_features(state, tokens, variant, glu_act)
+    state = {name: x.double() for name, x in state.items()}
+    head = Layer(state, "encoder.lm_head.", variant, glu_act)
+    h = head.linear(x, "dense")
+    h = head.norm(h * (1 + torch.erf(h / math.sqrt(2))) / 2, "layer_norm")
+    return h @ state["encoder.sentence_encoder.embed_tokens.weight"].T + head["bias"]
 
 
 def sinusoid(p: int, dim: int) -> Tensor:
@@ -126,8 +184,9 @@ def rms(x: Tensor) -> Tensor:
 class Layer:
     """The tensors under a prefix, and what is computed with them."""
 
-    def __init__(self, state: dict[str, Tensor], prefix: str, variant: str, glu_act: str) -> None:
+    def __init__(self, state: State, prefix: str, variant: str, glu_act: str, causal: bool = True) -> None:
         self.state, self.prefix, self.variant, self.glu_act = state, prefix, variant, glu_act
+        self.causal = causal
 
     def __getitem__(self, name: str) -> Tensor:
         return self.state[self.prefix + name]
@@ -181,9 +240,9 @@ class Layer:
             q, k = 1 + q, 1 + k
         o = torch.zeros_like(x)
         for head in self.heads(x):
-            total = torch.zeros(head.stop - head.start, head.stop - head.start, dtype=torch.float64)
+            products = [torch.outer(self.lrpe(k[n, head], n), v[n, head]) for n in range(len(x))]
             for n in range(len(x)):
-                total += torch.outer(self.lrpe(k[n, head], n), v[n, head])
+                total = sum(products[: n + 1] if self.causal else products)
                 o[n, head] = self.lrpe(q[n, head], n) @ total
         return self.linear(self.norm(o, "self_attn.layer_norm"), "self_attn.out_proj")
 
@@ -195,7 +254,8 @@ class Layer:
             keys = [self.lrpe(k[n, head], n % BLOCK) for n in range(len(x))]
             for n in range(len(x)):
                 query = self.lrpe(scale * q[n, head], n % BLOCK)
-                seen = range(n - n % BLOCK, n + 1)
+                start = n - n % BLOCK
+                seen = range(start, n + 1 if self.causal else min(start + BLOCK, len(x)))
                 scores = torch.stack([query @ keys[m] for m in seen])
                 if self.variant == "t1":
                     weights = scores.clamp(min=0)
