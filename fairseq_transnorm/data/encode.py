@@ -26,7 +26,7 @@ Encoded = tuple[list[str], Counter[str]]  # the symbols of each line; how often 
 
 
 @contextmanager
-def encoder(kind: str, folder: Path, pre_split: bool, workers: int, size: int) -> Iterator[_Encoder]:
+def encoder(kind: str, folder: Path, pre_split: bool, workers: int, size: int) -> Iterator[Encoder]:
     """An encoder of lines that uses up to ``workers`` processes; what it makes does not depend on their number.
 
     Args:
@@ -38,19 +38,19 @@ def encoder(kind: str, folder: Path, pre_split: bool, workers: int, size: int) -
     """
     workers = min(workers, size // _BYTES_PER_WORKER)
     if workers < 2:
-        yield _Encoder(tokenizers.load(kind, folder, pre_split))
+        yield Encoder(tokenizers.load(kind, folder, pre_split))
         return
     # Not forked: the copy of a process with threads, such as a test or a notebook, may wait for ever on a lock.
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(kind, folder, pre_split)
     )
     try:
-        yield _Encoder(None, pool, workers)
+        yield Encoder(None, pool, workers)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-class _Encoder:
+class Encoder:
     """See :func:`encoder`."""
 
     def __init__(self, encode: Encode | None, pool: ProcessPoolExecutor | None = None, workers: int = 1):

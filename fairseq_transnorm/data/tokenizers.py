@@ -141,8 +141,7 @@ def train(tokenization: Tokenization, text: Path, folder: Path) -> None:
     check_packages(kind)
     vocab_size = tokenization.vocab_size or DEFAULT_VOCAB_SIZE.get(kind)
     if tokenization.like is not None:
-        for name in names:
-            shutil.copyfile(tokenization.like / name, folder / name)
+        copy_files(tokenization, folder)
     elif kind == "gpt2":
         for path in gpt2.fetch_files(tokenization.gpt2_files):
             shutil.copyfile(path, folder / path.name)
@@ -154,6 +153,13 @@ def train(tokenization: Tokenization, text: Path, folder: Path) -> None:
         (folder / names[0]).write_text(_learn_bpe(text, vocab_size))
     elif kind != "words":
         (folder / names[0]).write_bytes(_train_sentencepiece(text, vocab_size, tokenization.coverage))
+
+
+def copy_files(tokenization: Tokenization, folder: Path) -> None:
+    """Copy the tokeniser's files from the data folder ``like``."""
+    assert tokenization.like is not None
+    for name in MODEL_FILES[tokenization.kind]:
+        shutil.copyfile(tokenization.like / name, folder / name)
 
 
 def ready_dictionary(tokenization: Tokenization, folder: Path) -> Path | None:

@@ -17,12 +17,18 @@ from fairseq import options, tasks
 from fairseq.data import encoders
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
-from fairseq_transnorm.data.binarize import bpe_args, read_note
+from fairseq_transnorm.data.binarize import Corpus, bpe_args, build, read_note
 from fairseq_transnorm.data.plays import PLAYS, assign
-from tests.data_sources import sdist, serve
+from fairseq_transnorm.data.tokenizers import Tokenization
+from tests.data_sources import preprocess_here, sdist, serve
+from tests.glue_files import COLUMNS, ROWS, write_glue
 from tests.helpers import ROOT, cli_env, command_line, run_cli, sentences
 
-SCRIPTS = ("plays", "wikitext", "text")
+SCRIPTS = {
+    **dict.fromkeys(("plays", "wikitext", "text"), ("--tokenizer", "--vocab-size", "--dictionary", "--gpt2-files")),
+    "glue": ("--source", "--from-datasets", "--max-bad"),
+    "passages": ("--source", "--seed", "--held-out", "--words"),
+}
 
 
 def listing(folder):
@@ -46,7 +52,7 @@ def start(script, *args, **env):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help(script):
     text = run_cli(f"preprocessing/{script}.py", "--help").stdout
-    for option in ("--out", "--tokenizer", "--vocab-size", "--workers", "--overwrite"):
+    for option in ("--out", "--workers", "--overwrite", "--like", *SCRIPTS[script]):
         assert re.search(rf"^ +{option}\b", text, re.MULTILINE), option
     assert "(default: " in text
 
@@ -101,6 +107,64 @@ def test_one_file_is_split_in_blocks(tmp_path):
     assert sorted(chain(*got.values())) == lines
     blocks = {split: {line[:3] for line in text} for split, text in got.items()}
     assert {len(part) for part in blocks.values()} == {32, 4}, "blocks of ten stay together"
+
+
+@pytest.fixture(scope="module")
+def like(tmp_path_factory):
+    """A data folder of pretraining on the plays."""
+    text = {split: sentences(100, seed) for seed, split in enumerate(("train", "valid", "test"))}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        preprocess_here(monkeypatch)
+        out = tmp_path_factory.mktemp("like") / "data"
+        about = {"seed": 1, "held_out": 2}
+        build(Corpus("plays", text.__getitem__, about=about), out, Tokenization("fastbpe", 90))
+    return out
+
+
+def load(data, split):
+    """What fairseq-train's own task makes of a folder, with the flags of its note."""
+    parser = options.get_training_parser("sentence_prediction")
+    args = options.parse_args_and_arch(parser, [str(data), *read_note(data)["train_args"], "--arch", "roberta"])
+    task = tasks.setup_task(convert_namespace_to_omegaconf(args).task)
+    return task.load_dataset(split)
+
+
+def test_all_of_glue(tmp_path, like):
+    source = write_glue(tmp_path / "glue")
+    with open(source / "RTE" / "dev.tsv", "a") as handle:
+        handle.write("12\tonly one sentence\n")
+    args = ["all", "--source", source, "--like", like, "--out", tmp_path / "out", "--max-bad", 0.08]
+    text = run_cli("preprocessing/glue.py", *args).stdout
+    assert "RTE valid, dev.tsv: 1 bad rows (7.69 %): 1 missing field (first: line 14: '12\\tonly one" in text
+    assert "--num-classes 2 --init-token 0 --separator-token 2 --report-acc-and-f1" in text
+    assert listing(tmp_path / "out") == sorted(COLUMNS)
+    for task in COLUMNS:
+        out = tmp_path / "out" / task
+        assert (out / "input0" / "dict.txt").read_bytes() == (like / "dict.txt").read_bytes()
+        for split in read_note(out)["splits"]:
+            data = load(out, split)
+            assert len(data) == ROWS
+            assert ("target" in data[0]) != split.startswith("test")
+    assert read_note(tmp_path / "out" / "RTE")["splits"]["valid"]["bad"] == {"missing field": 1}
+    refused = run_cli("preprocessing/glue.py", *args[:-1], 0.07, "--overwrite", check=False)
+    assert refused.returncode == 1
+    assert re.search(r"glue\.py: error: RTE valid.* more than --max-bad 0\.07 ", refused.stdout)
+
+
+def test_passages(tmp_path, like):
+    args = ["--source", sdist(tmp_path), "--like", like, "--out", tmp_path / "out", "--words", 30]
+    refused = run_cli("preprocessing/passages.py", *args, check=False)
+    assert "--held-out 1, but" in refused.stdout
+    assert refused.returncode == 1
+    run_cli("preprocessing/passages.py", *args, "--held-out", 2)
+    note = read_note(tmp_path / "out")
+    assert (note["labels"], note["seed"], note["held_out"], note["words"]) == (["comedy", "tragedy"], 1, 2, 30)
+    assert note["like"]["corpus"] == "plays"
+    data = load(tmp_path / "out", "test")
+    facts = note["splits"]["test"]
+    assert len(data) == facts["rows"] == sum(facts["labels"].values())
+    assert {int(data[i]["target"]) for i in range(len(data))} == {0, 1}
+    assert facts["majority"] == max(facts["labels"].values()) / facts["rows"]
 
 
 def bad_text(folder):

