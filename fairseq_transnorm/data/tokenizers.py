@@ -83,6 +83,7 @@ class Tokenization:
         Raises:
             ValueError: options that do not go together.
             ImportError: a package is missing.
+            FileNotFoundError: ``gpt2_files`` lacks one.
         """
         if self.kind not in KINDS:
             raise ValueError(f"unknown tokenizer {self.kind!r}; known are {', '.join(KINDS)}")
@@ -100,6 +101,8 @@ class Tokenization:
             raise ValueError(f"--dictionary fairseq and --gpt2-files go with the tokenizer gpt2, not with {self.kind}")
         if self.dictionary == "fairseq" and self.vocab_size is not None:
             raise ValueError("--vocab-size does not go with --dictionary fairseq, which is used as it is")
+        if self.gpt2_files is not None:
+            gpt2.fetch_files(self.gpt2_files)
         check_packages(self.kind)
 
 
