@@ -1,11 +1,12 @@
 """Measure and draw time per token and peak memory against sequence length: our forms, torch's and fairseq's.
 
-In one process and one run: causal attention operators (forward and backward), whole training steps of transnormer_t2
-and of fairseq's transformer_lm with as many parameters (peak memory in child processes), and the decoding of a token.
+In one process and one run: attention operators (forward and backward), whole training steps of our model and of fairseq's
+with as many parameters (peak memory in child processes), and, for language models, the decoding of a token.
 Our models multiply matrices by oneDNN; "default BLAS" is the step without it, by the library that all else uses.
 Prints a table of ratios beside the package's targets. One thread unless --threads says more.
 
   python analysis/transnormer/efficiency.py
+  python analysis/transnormer/efficiency.py --model mlm --out outputs/efficiency_mlm
   python analysis/transnormer/efficiency.py --quick --out outputs/efficiency
 """
 
@@ -17,7 +18,7 @@ import torch
 from matplotlib.axes import Axes
 
 from fairseq_transnorm.measure import efficiency
-from fairseq_transnorm.measure.efficiency import OURS, OURS_BY_BLAS, PEER
+from fairseq_transnorm.measure.efficiency import BY_BLAS, PAIRS
 from fairseq_transnorm.plotting import (
     analysis_parser,
     describe,
@@ -29,15 +30,11 @@ from fairseq_transnorm.plotting import (
     run_analysis,
 )
 
-COLUMNS = ("quantity", "form", "length", "tokens", "quick")
+COLUMNS = ("quantity", "form", "length", "tokens", "quick", "model")
 PARTS = ("operator", "step", "memory", "decoding")
-FULL: dict[str, Any] = {
-    "lengths": [512, 2048, 4096, 8192],
-    "tokens": 8192,
-    "dim": 512,
-    "layers": 6,
-    "heads": 8,
-    "repeats": 3,
+FULL: dict[str, dict[str, Any]] = {
+    "lm": {"lengths": [512, 2048, 4096, 8192], "tokens": 8192, "dim": 512, "layers": 6, "heads": 8, "repeats": 3},
+    "mlm": {"lengths": [512, 2048, 4096, 8192], "tokens": 8192, "dim": 256, "layers": 12, "heads": 4, "repeats": 3},
 }
 QUICK: dict[str, Any] = {
     "lengths": [512, 1024, 2048],
@@ -48,26 +45,32 @@ QUICK: dict[str, Any] = {
     "repeats": 2,
 }
 OPERATOR_LENGTHS = [1024, 2048, 4096, 8192]
+STEP_TARGETS = {
+    "lm": {512: ">= 1.0", 2048: ">= 1.7", 4096: ">= 2.8", 8192: ">= 4.5"},
+    "mlm": {512: ">= 1.0", 2048: ">= 2", 4096: ">= 3.5"},
+}
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    plan = QUICK if options.quick else FULL
+    pair, plan = PAIRS[options.model], QUICK if options.quick else FULL[options.model]
     size = {key: plan[key] for key in ("dim", "layers", "heads")} | {"vocabulary": options.vocabulary}
     lengths, tokens, repeats = plan["lengths"], plan["tokens"], options.repeats or plan["repeats"]
     steps = {
-        "operator": lambda: efficiency.operator_times(OPERATOR_LENGTHS, ["chunk", "quadratic", "sdpa"], repeats),
-        "step": lambda: efficiency.training_times(lengths, tokens, repeats, **size),
-        "memory": lambda: efficiency.step_memory(lengths, tokens, **size),
-        "decoding": lambda: efficiency.decoding_times([100, 1000, 8000], 5 * repeats, **size),
+        "operator": lambda: efficiency.operator_times(OPERATOR_LENGTHS, pair.operators, repeats),
+        "step": lambda: efficiency.training_times(pair, lengths, tokens, repeats, **size),
+        "memory": lambda: efficiency.step_memory(pair, lengths, tokens, **size),
     }
-    if set(PARTS) <= set(options.skip):
+    if options.model == "lm":
+        steps["decoding"] = lambda: efficiency.decoding_times(pair, [100, 1000, 8000], 5 * repeats, **size)
+    if set(steps) <= set(options.skip):
         raise ValueError("nothing to measure: --skip names every part")
     rows = []
-    for part in (part for part in PARTS if part not in options.skip):
+    for part in (part for part in steps if part not in options.skip):
         print(f"measuring: {part}", file=sys.stderr, flush=True)
-        rows += [row | {"tokens": tokens, "quick": options.quick} for row in steps[part]()]
+        about = {"tokens": tokens, "quick": options.quick, "model": options.model}
+        rows += [row | about for row in steps[part]()]
     return rows
 
 
@@ -76,36 +79,40 @@ def summary(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dic
     value: dict[tuple[str, str, int], float] = {
         (r["quantity"], r["form"], r["length"]): r["seconds" if "seconds" in r else "mebibytes"] for r in rows
     }
-    quick = rows[0]["quick"]
+    model, quick = rows[0]["model"], rows[0]["quick"]
+    pair, full = PAIRS[model], not quick
+    linear, softmax = pair.operators[0], pair.operators[-1]
     lines: list[dict[str, Any]] = []
 
     def ratio(
-        what: str, over: tuple[str, str, int], under: tuple[str, str, int], target: str, scale: float = 1
+        what: str, over: tuple[str, str, int], under: tuple[str, str, int], target: str = "", scale: float = 1
     ) -> None:
         if over in value and under in value:
             lines.append({"quantity": what, "ratio": round(scale * value[over] / value[under], 3), "target": target})
 
-    ratio("operator at 8192: sdpa / chunk", ("operator", "sdpa", 8192), ("operator", "chunk", 8192), ">= 16")
-    ratio(
-        "operator, time per token: chunk at 8192 / at 1024",
-        ("operator", "chunk", 8192),
-        ("operator", "chunk", 1024),
-        "<= 1.25",
-        1024 / 8192,
-    )
-    targets = {512: ">= 1.0", 2048: ">= 1.7", 4096: ">= 2.8", 8192: ">= 4.5"}
-    for length in sorted({r["length"] for r in rows if r["quantity"] == "step"}):
-        target = "" if quick else targets.get(length, "")
-        ratio(f"step at {length}: {PEER} / {OURS}", ("step", PEER, length), ("step", OURS, length), target)
-        by_blas = ("step", OURS_BY_BLAS, length)
-        ratio(f"step at {length}: {PEER} / {OURS_BY_BLAS}", ("step", PEER, length), by_blas, "")
-    for length in sorted({r["length"] for r in rows if r["quantity"] == "memory"}):
-        target = "<= 0.6" if length == 8192 else ""
-        ratio(f"peak memory at {length}: {OURS} / {PEER}", ("memory", OURS, length), ("memory", PEER, length), target)
-    late, early = ("decoding", OURS, 8000), ("decoding", OURS, 100)
-    ratio(f"decoding, {OURS}: at 8000 / at 100", late, early, "<= 1.1")
-    target = "" if quick else ">= 5"
-    ratio(f"decoding at 8000: {PEER} / {OURS}", ("decoding", PEER, 8000), late, target)
+    def at(quantity: str) -> list[int]:
+        return sorted({row["length"] for row in rows if row["quantity"] == quantity})
+
+    causal = model == "lm"
+    longest = ("operator", linear, 8192)
+    ratio(f"operator at 8192: {softmax} / {linear}", ("operator", softmax, 8192), longest, ">= 16" if causal else "")
+    first, share = ("operator", linear, 1024), 1024 / 8192
+    ratio(f"operator, time per token: {linear} at 8192 / at 1024", longest, first, "<= 1.25" if causal else "", share)
+    for length in at("step"):
+        target = STEP_TARGETS[model].get(length, "") if full else ""
+        peer = ("step", pair.peer, length)
+        ratio(f"step at {length}: {pair.peer} / {pair.ours}", peer, ("step", pair.ours, length), target)
+        ratio(f"step at {length}: {pair.peer} / {BY_BLAS}", peer, ("step", BY_BLAS, length))
+    if not causal and full:
+        what = f"step, time per token, {pair.ours}: at 8192 / at 512"
+        ratio(what, ("step", pair.ours, 8192), ("step", pair.ours, 512), "<= 1.2")
+    for length in at("memory"):
+        ours, peer = ("memory", pair.ours, length), ("memory", pair.peer, length)
+        target = "<= 0.6" if causal and length == 8192 else ""
+        ratio(f"peak memory at {length}: {pair.ours} / {pair.peer}", ours, peer, target)
+    late, early = ("decoding", pair.ours, 8000), ("decoding", pair.ours, 100)
+    ratio(f"decoding, {pair.ours}: at 8000 / at 100", late, early, "<= 1.1")
+    ratio(f"decoding at 8000: {pair.peer} / {pair.ours}", ("decoding", pair.peer, 8000), late, ">= 5" if full else "")
     return lines
 
 
@@ -145,6 +152,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = analysis_parser(__doc__, "outputs/efficiency")
     parser.add_argument(
         "--quick", action="store_true", help="smaller models, a minute or two; targets are for the full"
+    )
+    parser.add_argument(
+        "--model",
+        choices=sorted(PAIRS),
+        default="lm",
+        help="lm: causal, beside transformer_lm; mlm: bidirectional, beside roberta (default: %(default)s)",
     )
     parser.add_argument("--repeats", type=int, help="timed turns; default 3, quick 2")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")

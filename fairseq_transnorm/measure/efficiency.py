@@ -7,32 +7,64 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
+from fairseq.criterions.masked_lm import MaskedLmLoss
 from fairseq.data import Dictionary
-from fairseq.models import ARCH_CONFIG_REGISTRY, MODEL_REGISTRY, FairseqLanguageModel
+from fairseq.models import ARCH_CONFIG_REGISTRY, MODEL_REGISTRY, BaseFairseqModel
 from fairseq.models.transformer_lm import TransformerLanguageModelConfig
 from fairseq.optim.adam import Adam
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from ..models.transnormer.config import TransNormerLMConfig
-from ..modules.linear_attention import chunkwise_linear_attention, quadratic_linear_attention
+from ..models.transnormer.config import TransNormerLMConfig, TransNormerMLMConfig
+from ..modules.linear_attention import (
+    bidirectional_linear_attention,
+    chunkwise_linear_attention,
+    quadratic_linear_attention,
+)
 
-OURS, PEER = "transnormer_t2", "transformer_lm"
-OURS_BY_BLAS = "t2, default BLAS"  # our matrix products by the library that torch and the peer use
-_MODELS = {OURS: ("transnormer_lm", TransNormerLMConfig), PEER: ("transformer_lm", TransformerLanguageModelConfig)}
+
+class Pair(NamedTuple):
+    """Our model and its peer of fairseq, by architecture.
+
+    Attributes:
+        side: ``decoder`` (language model) or ``encoder`` (masked language model).
+        operators: names in ``OPERATORS``, ours first.
+        longest: most tokens per sample of the peer's training step, which keeps all its T x T weights.
+    """
+
+    side: str
+    ours: str
+    peer: str
+    operators: tuple[str, ...]
+    longest: int
+
+
+PAIRS = {
+    "lm": Pair("decoder", "transnormer_t2", "transformer_lm", ("chunk", "quadratic", "sdpa"), 8192),
+    "mlm": Pair("encoder", "roberta_transnormer_t2", "roberta", ("product", "sdpa, both ways"), 4096),
+}
+MASKED_SHARE = 0.15
+BY_BLAS = "t2, default BLAS"  # our matrix products by the library that torch and the peer use
+_CONFIGS = {
+    "transnormer_t2": ("transnormer_lm", TransNormerLMConfig),
+    "transformer_lm": ("transformer_lm", TransformerLanguageModelConfig),
+    "roberta_transnormer_t2": ("transnormer_mlm", TransNormerMLMConfig),
+}
 
 OPERATORS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "chunk": lambda q, k, v: chunkwise_linear_attention(q, k, v)[0],
     "quadratic": quadratic_linear_attention,
     "sdpa": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+    "product": bidirectional_linear_attention,
+    "sdpa, both ways": F.scaled_dot_product_attention,
 }
 
 
@@ -49,9 +81,14 @@ def median_times(calls: Mapping[str, Callable[[], Any]], repeats: int, warmup: i
 
 
 def operator_times(
-    lengths: list[int], forms: list[str], repeats: int, heads: int = 8, width: int = 64, quadratic_limit: int = 2048
+    lengths: list[int],
+    forms: Sequence[str],
+    repeats: int,
+    heads: int = 8,
+    width: int = 64,
+    quadratic_limit: int = 2048,
 ) -> list[dict[str, Any]]:
-    """Time forward and backward of causal attention operators on one sequence, all lengths in turn.
+    """Time forward and backward of attention operators on one sequence, all lengths in turn.
 
     Args:
         lengths: positions N of the sequence.
@@ -66,10 +103,10 @@ def operator_times(
         inputs = [x.requires_grad_() for x in (q, k, v)]
         for form in forms:
             if form != "quadratic" or length <= quadratic_limit:
-                calls[f"{form} {length}"] = _forward_backward(OPERATORS[form], inputs, grad)
+                calls[f"{form}@{length}"] = _forward_backward(OPERATORS[form], inputs, grad)
     rows = []
     for name, seconds in median_times(calls, repeats).items():
-        form, at = name.split()
+        form, at = name.split("@")
         rows.append({"quantity": "operator", "form": form, "length": int(at), "seconds": seconds})
     return rows
 
@@ -78,11 +115,11 @@ def _forward_backward(form: Callable[..., Tensor], inputs: list[Tensor], grad: T
     return lambda: torch.autograd.grad(form(*inputs), inputs, grad)
 
 
-def build_model(name: str, length: int, dim: int, layers: int, heads: int, vocabulary: int) -> FairseqLanguageModel:
-    """Build a language model as fairseq would, with random weights and a made-up dictionary.
+def build_model(name: str, length: int, dim: int, layers: int, heads: int, vocabulary: int) -> BaseFairseqModel:
+    """Build a model of ``PAIRS`` as fairseq would, with random weights and a made-up dictionary.
 
     Args:
-        name: ``transnormer_t2``, or ``transformer_lm`` of the same size (feed-forward of 4 D, pre-norm).
+        name: architecture; the feed-forward of fairseq's models has 4 D, transformer_lm is pre-norm.
         length: tokens per sample.
         dim, layers, heads: model width D, layers L and heads H.
         vocabulary: entries of the dictionary.
@@ -90,44 +127,56 @@ def build_model(name: str, length: int, dim: int, layers: int, heads: int, vocab
     dictionary = Dictionary()
     for i in range(vocabulary - len(dictionary)):
         dictionary.add_symbol(f"w{i}")
-    model, config = _MODELS[name]
+    side = next(pair.side for pair in PAIRS.values() if name in (pair.ours, pair.peer))
     options = {
-        "decoder_embed_dim": dim,
-        "decoder_layers": layers,
-        "decoder_attention_heads": heads,
-        "decoder_ffn_embed_dim": 4 * dim,
-        "tokens_per_sample": length,
-        "max_target_positions": length,
+        f"{side}_embed_dim": dim,
+        f"{side}_layers": layers,
+        f"{side}_attention_heads": heads,
+        f"{side}_ffn_embed_dim": 4 * dim,
     }
-    if name == PEER:
+    options |= {"tokens_per_sample": length, "max_target_positions": length} if side == "decoder" else {}
+    options |= {"max_positions": length} if side == "encoder" else {}
+    if name == "transformer_lm":
         options |= {"share_decoder_input_output_embed": True, "decoder_normalize_before": True, "add_bos_token": False}
         options |= {"decoder_input_dim": dim, "decoder_output_dim": dim, "tpu": False}
-    cfg = OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(config), resolve=False))
+    model, config = _CONFIGS.get(name, (name, None))
+    # fairseq's roberta has no config: its architecture fills in what is not there
+    structured = {} if config is None else OmegaConf.to_container(OmegaConf.structured(config), resolve=False)
+    cfg = OmegaConf.create(structured)
     cfg.merge_with(options)
     ARCH_CONFIG_REGISTRY[model](cfg)
-    task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary)
+    task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary, max_positions=lambda: length)
     return MODEL_REGISTRY[model].build_model(cfg, task)
 
 
 class TrainingStep:
-    """One update on random tokens: forward, fairseq's cross entropy, backward, fairseq's Adam.
+    """One update on random tokens: forward, fairseq's criterion, backward, fairseq's Adam.
 
     Args:
-        model: language model.
+        model: language model, or masked one, of whose tokens 15 % are masked.
         length: tokens per sample.
         tokens: of the batch.
     """
 
-    def __init__(self, model: FairseqLanguageModel, length: int, tokens: int) -> None:
+    def __init__(self, model: BaseFairseqModel, length: int, tokens: int) -> None:
         self.model = model.train()
-        dictionary = model.decoder.dictionary
-        self.criterion = CrossEntropyCriterion(SimpleNamespace(target_dictionary=dictionary), sentence_avg=False)
+        masked = hasattr(model, "encoder")
+        dictionary = (model.encoder if masked else model.decoder).dictionary
+        task = SimpleNamespace(target_dictionary=dictionary)
+        if masked:
+            self.criterion = MaskedLmLoss(SimpleNamespace(tpu=False), task)
+        else:
+            self.criterion = CrossEntropyCriterion(task, sentence_avg=False)
         self.optimizer = Adam(model.parameters(), lr=1e-4, weight_decay=0.01)
         batch = torch.randint(dictionary.nspecial, len(dictionary), (max(1, tokens // length), length + 1))
+        given, target = batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
+        if masked:
+            given, target = target, target.masked_fill(torch.rand(target.shape) >= MASKED_SHARE, dictionary.pad())
         self.sample = {
-            "net_input": {"src_tokens": batch[:, :-1].contiguous()},
-            "target": batch[:, 1:].contiguous(),
-            "ntokens": batch.shape[0] * length,
+            "net_input": {"src_tokens": given},
+            "target": target,
+            "ntokens": given.numel(),
+            "nsentences": len(given),
         }
 
     def __call__(self) -> None:
@@ -137,10 +186,11 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def training_times(lengths: list[int], tokens: int, repeats: int, **size: int) -> list[dict[str, Any]]:
+def training_times(pair: Pair, lengths: list[int], tokens: int, repeats: int, **size: int) -> list[dict[str, Any]]:
     """Time a training step of both models at every number of tokens per sample; ours also without oneDNN.
 
     Args:
+        pair: the two models; the peer is left out where samples are too long for it.
         lengths: tokens per sample.
         tokens: of a batch, the same at every length.
         repeats: timed turns.
@@ -148,15 +198,19 @@ def training_times(lengths: list[int], tokens: int, repeats: int, **size: int) -
     """
     rows = []
     for length in lengths:
-        models = {name: build_model(name, length, **size) for name in _MODELS}
+        models = {name: build_model(name, length, **size) for name in _possible(pair, length)}
         steps: dict[str, Callable[[], None]] = {n: TrainingStep(model, length, tokens) for n, model in models.items()}
-        steps[OURS_BY_BLAS] = _without_onednn(steps[OURS])
+        steps[BY_BLAS] = _without_onednn(steps[pair.ours])
         for name, seconds in median_times(steps, repeats).items():
-            parameters = sum(p.numel() for p in models[PEER if name == PEER else OURS].parameters())
+            parameters = sum(p.numel() for p in models[pair.peer if name == pair.peer else pair.ours].parameters())
             rows.append(
                 {"quantity": "step", "form": name, "length": length, "seconds": seconds, "parameters": parameters}
             )
     return rows
+
+
+def _possible(pair: Pair, length: int) -> list[str]:
+    return [pair.ours, pair.peer] if length <= pair.longest else [pair.ours]
 
 
 def _without_onednn(step: Callable[[], None]) -> Callable[[], None]:
@@ -169,7 +223,7 @@ def _without_onednn(step: Callable[[], None]) -> Callable[[], None]:
     return call
 
 
-def step_memory(lengths: list[int], tokens: int, **size: int) -> list[dict[str, Any]]:
+def step_memory(pair: Pair, lengths: list[int], tokens: int, **size: int) -> list[dict[str, Any]]:
     """Return how far a training step raises the peak memory of a fresh process, in MiB; Linux only.
 
     glibc is told to give freed memory back at once, so that the peak is what the step holds, not what the allocator
@@ -178,7 +232,7 @@ def step_memory(lengths: list[int], tokens: int, **size: int) -> list[dict[str, 
     rows = []
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "262144"  # of the processes started below; this one has read it already
     for length in lengths:
-        for name in _MODELS:
+        for name in _possible(pair, length):
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 peak = pool.apply(_peak_of_step, (name, length, tokens, size))
             rows.append({"quantity": "memory", "form": name, "length": length, "mebibytes": peak})
@@ -211,22 +265,23 @@ _TOKENS_A_TURN = 8
 
 
 @torch.no_grad()
-def decoding_times(positions: list[int], repeats: int, **size: int) -> list[dict[str, Any]]:
+def decoding_times(pair: Pair, positions: list[int], repeats: int, **size: int) -> list[dict[str, Any]]:
     """Time the decoding of one token by both models after so many earlier tokens, all positions in turn.
 
     A turn decodes eight tokens, one after the other as in real use: a model finds in the cache what it left there.
 
     Args:
+        pair: two language models.
         positions: how many tokens were read before.
         repeats: timed turns.
         size: as in ``training_times``.
     """
     calls: dict[str, Callable[[], Any]] = {}
     length = max(positions) + _TOKENS_A_TURN * (repeats + 1)
-    for name in _MODELS:
+    for name in (pair.ours, pair.peer):
         model = build_model(name, length, **size).eval()
         for position in positions:
-            fill = _prefill if name == OURS else _fill_cache
+            fill = _prefill if name == pair.ours else _fill_cache
             calls[f"{name} {position}"] = _more_tokens(model, position, fill(model, position))
     rows = []
     for key, seconds in median_times(calls, repeats).items():
@@ -236,7 +291,7 @@ def decoding_times(positions: list[int], repeats: int, **size: int) -> list[dict
     return rows
 
 
-def _more_tokens(model: FairseqLanguageModel, position: int, state: dict[str, Any]) -> Callable[[], Any]:
+def _more_tokens(model: BaseFairseqModel, position: int, state: dict[str, Any]) -> Callable[[], Any]:
     tokens = torch.full((1, position), 5)
 
     def call() -> None:
@@ -248,13 +303,13 @@ def _more_tokens(model: FairseqLanguageModel, position: int, state: dict[str, An
     return call
 
 
-def _prefill(model: FairseqLanguageModel, position: int) -> dict[str, Any]:
+def _prefill(model: BaseFairseqModel, position: int) -> dict[str, Any]:
     state: dict[str, Any] = {}
     model.decoder(torch.full((1, position), 5), incremental_state=state, features_only=True)
     return state
 
 
-def _fill_cache(model: FairseqLanguageModel, position: int) -> dict[str, Any]:
+def _fill_cache(model: BaseFairseqModel, position: int) -> dict[str, Any]:
     """Put random keys and values of ``position`` tokens into fairseq's cache, which has no other way but one by one."""
     state: dict[str, Any] = {}
     for layer in model.decoder.layers:
