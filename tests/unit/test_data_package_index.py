@@ -26,7 +26,7 @@ def package(setup: str) -> bytes:
     return buffer.getvalue()
 
 
-def wheel_bytes() -> bytes:
+def wheel() -> bytes:
     info, buffer = f"made_up_plays-{VERSION}.dist-info", io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("made_up_plays/data/play.txt", "ACT I.")
@@ -38,6 +38,7 @@ def wheel_bytes() -> bytes:
 
 WHEEL = f"made_up_plays-{VERSION}-py3-none-any.whl"
 GOOD = package(f"from setuptools import setup\nsetup(name={NAME!r}, version={VERSION!r})\n")
+GOOD_WHEEL = wheel()
 BAD = package("print 'Python 2'\n")
 
 
@@ -97,10 +98,10 @@ def test_wheel(index, pip, monkeypatch):
         monkeypatch.delattr(package_index, "index_urls")
     else:
         monkeypatch.setattr(package_index, "_pip_download", lambda *args: "no pip")
-    sha256 = content(wheel_bytes(), WHEEL)
+    sha256 = content(GOOD_WHEEL, WHEEL)
     path = package_index.fetch_package(NAME, VERSION, sha256, wheel=WHEEL)
     assert path.name == WHEEL
-    assert path.read_bytes() == wheel_bytes()
+    assert path.read_bytes() == GOOD_WHEEL
 
 
 def test_wrong_checksum_both_ways(index, tmp_path):
