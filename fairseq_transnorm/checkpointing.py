@@ -71,9 +71,10 @@ def get_batch_iterator(self: FairseqTask, dataset: Any, *args: Any, epoch: int =
 
 @wraps(_fairseq_save)
 def torch_persistent_save(obj: Any, *args: Any, **kwargs: Any) -> None:
-    """Write a checkpoint as fairseq does, with numpy's numbers in its ``extra_state`` as Python's."""
-    if isinstance(obj, dict) and "extra_state" in obj:
-        obj = {**obj, "extra_state": _python_numbers(obj["extra_state"])}
+    """Write a checkpoint as fairseq does, with numpy's numbers as Python's."""
+    if isinstance(obj, dict):  # the score is among the state of the training and that of the learning rate
+        tensors = ("model", "last_optimizer_state")
+        obj = {key: value if key in tensors else _python_numbers(value) for key, value in obj.items()}
     _fairseq_save(obj, *args, **kwargs)
 
 

@@ -38,7 +38,9 @@ def test_numbers_of_numpy_are_saved_as_python_s(tmp_path):
     weight = torch.ones(2)
     extra = {"best": np.float64(12.5), "metrics": OrderedDict(train=[(0, "mcc", {"val": np.float32(0.5), "n": 3})])}
     extra |= {"train_iterator": {"epoch": np.int64(2)}, "tensor": weight}
-    checkpoint_utils.torch_persistent_save({"model": {"w": weight}, "extra_state": extra}, str(tmp_path / "c.pt"))
+    history = [{"lr_scheduler_state": {"best": np.float64(12.5)}}]
+    state = {"model": {"w": weight}, "optimizer_history": history, "extra_state": extra}
+    checkpoint_utils.torch_persistent_save(state, str(tmp_path / "c.pt"))
     got = torch.load(tmp_path / "c.pt", weights_only=True)
     assert got["extra_state"] == {
         "best": 12.5,
@@ -46,5 +48,6 @@ def test_numbers_of_numpy_are_saved_as_python_s(tmp_path):
         "train_iterator": {"epoch": 2},
         "tensor": got["extra_state"]["tensor"],
     }
+    assert got["optimizer_history"] == [{"lr_scheduler_state": {"best": 12.5}}]
     assert torch.equal(got["extra_state"]["tensor"], weight)
     assert type(extra["best"]) is np.float64, "what the training holds stays as it is"
