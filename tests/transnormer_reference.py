@@ -12,8 +12,9 @@ from fairseq.data import Dictionary
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from fairseq_transnorm.models.transnormer.config import TransNormerLMConfig
+from fairseq_transnorm.models.transnormer.config import TransNormerLMConfig, TransNormerMLMConfig
 from fairseq_transnorm.models.transnormer.lm import TransNormerLM
+from fairseq_transnorm.models.transnormer.mlm import TransNormerMLM
 
 PAD = 1
 FEATURE_MAPS = {
@@ -145,6 +146,42 @@ def build_lm(seed: int = 0, dtype: torch.dtype = torch.float64, num_words: int =
     """Build a tiny language model, in evaluation mode; ``options`` replace those of ``TINY``."""
     torch.manual_seed(seed)
     return TransNormerLM.build_model(lm_config(**options), LMTask(num_words)).to(dtype).eval()
+
+
+class MLMTask:
+    """All that the masked model's ``build_model`` asks of a task."""
+
+    def __init__(self, num_words: int = 20, max_positions: int | None = None) -> None:
+        self.source_dictionary = LMTask(num_words).target_dictionary
+        self.mask_idx = self.source_dictionary.add_symbol("<mask>")
+        self.max_positions = lambda: max_positions
+
+
+MLM_TINY = {
+    "encoder_embed_dim": 16,
+    "encoder_layers": 4,
+    "encoder_attention_heads": 2,
+    "block_size": 8,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+}
+
+
+def mlm_config(**options: Any) -> DictConfig:
+    return OmegaConf.structured(TransNormerMLMConfig(**{**MLM_TINY, **options}))
+
+
+def build_mlm(seed: int = 0, dtype: torch.dtype = torch.float64, num_words: int = 20, **options: Any) -> TransNormerMLM:
+    """Build a tiny masked model, in evaluation mode, with biases and gains that are far from 0 and 1."""
+    torch.manual_seed(seed)
+    model = TransNormerMLM.build_model(mlm_config(**options), MLMTask(num_words)).to(dtype).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1 and parameter.requires_grad:
+                parameter += 0.3 * torch.randn_like(parameter)
+            elif parameter.dim() == 2:
+                parameter *= 10  # 0.02 would leave little but the biases
+    return model
 
 
 def random_tokens(*shape: int, seed: int = 0, num_words: int = 20) -> Tensor:

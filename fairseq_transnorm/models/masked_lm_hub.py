@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from fairseq import hub_utils
+import torch
+from fairseq import hub_utils, utils
+from fairseq.data.encoders.gpt2_bpe import GPT2BPE
+from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE
 from fairseq.models.roberta.hub_interface import RobertaHubInterface
 from torch import Tensor
 
@@ -46,8 +50,12 @@ class MaskedLMHub(RobertaHubInterface):
             raise ValueError(f"decode takes the tokens of one text, not a tensor of shape {tuple(tokens.shape)}")
         return super().decode(tokens.cpu())
 
+    @torch.no_grad()
     def fill_mask(self, masked_input: str, topk: int = 5) -> list[tuple[str, float, str]]:
-        """Return ``topk`` triples of filled text, probability and token for the only ``<mask>`` of the text.
+        """Return ``topk`` triples of filled text, probability and piece for the only ``<mask>`` of the text.
+
+        A space before the mask belongs to it: ``to <mask>`` asks for a new word, ``to<mask>`` for the rest of one.
+        Control symbols, such as the end of a sentence, are left out; probabilities are of all symbols.
 
         Raises:
             ValueError: not exactly one ``<mask>``, or a ``topk`` that the dictionary has not.
@@ -57,10 +65,26 @@ class MaskedLMHub(RobertaHubInterface):
             raise ValueError(
                 f"fill_mask needs exactly one {MASK}, as in 'To be or not to {MASK}'; got {masked_input!r}"
             )
-        symbols = len(self.task.source_dictionary)
-        if not 1 <= topk <= symbols:
-            raise ValueError(f"fill_mask: topk {topk} is not between 1 and the {symbols} symbols of the dictionary")
-        return super().fill_mask(masked_input, topk)
+        dictionary = self.task.source_dictionary
+        control = [dictionary.bos(), dictionary.pad(), dictionary.eos(), dictionary.unk(), self.task.mask_idx]
+        if not 1 <= topk <= len(dictionary) - len(control):
+            raise ValueError(f"fill_mask: topk {topk} is not between 1 and {len(dictionary) - len(control)}")
+        before, after = masked_input.split(MASK)
+        pieces = f"<s> {self.bpe.encode(before.rstrip())} {MASK} {self.bpe.encode(after.rstrip())} </s>"
+        tokens = dictionary.encode_line(pieces, append_eos=False, add_if_not_exist=False).long().to(self.device)
+        with utils.model_eval(self.model):
+            logits, _ = self.model(tokens[None], masked_tokens=(tokens == self.task.mask_idx)[None])
+        probabilities = logits[0].softmax(0)
+        values, indices = probabilities.index_fill(0, torch.tensor(control, device=self.device), -1).topk(topk)
+        found = []
+        for probability, index in zip(values.tolist(), indices.tolist(), strict=True):
+            piece = self.bpe.decode(dictionary[index])
+            if isinstance(self.bpe, SentencepieceBPE) and dictionary[index].startswith("\u2581"):
+                piece = f" {piece}"  # the mark of a new word, which decoding drops
+            # pieces of these two carry the space before a word
+            start = before.rstrip() if isinstance(self.bpe, (GPT2BPE, SentencepieceBPE)) else before
+            found.append((start + piece + after, probability, piece))
+        return found
 
     def predict(self, head: str, tokens: Tensor, return_logits: bool = False) -> Tensor:
         """Return log-probabilities (logits with ``return_logits``) ``B N`` of a head for tokens ``T`` or ``B T``.
@@ -108,7 +132,5 @@ def load_hub(
 
 
 def _noted(folder: str, data: str) -> dict[str, str]:
-    from pathlib import Path
-
     path = Path(folder, data) if data.startswith(".") else Path(data)
     return hub_args(path) if (path / NOTE).is_file() else {}
