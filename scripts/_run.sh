@@ -3,8 +3,10 @@
 #
 #   find_environment          put fairseq's commands first in PATH, set USER_DIR
 #   check_data DATA SPLIT...  refuse a data folder that lacks a dictionary or a split
+#   text_folder "$@"          --help, or the folder of text that the first argument names -> data
 #   plan_workers "$@"         count the processes of all nodes -> world_size, worker_flags, worker_ranks
-#   plan_batch N "$@"         flags that make N sequences per update -> batch_flags
+#   plan_batch N B "$@"       flags that make N sequences per update -> batch_flags
+#   train_recipe SAVE_DIR N B DATA "$@"        plan, then train with the flags in `recipe`, or go on where a run stopped
 #   run SAVE_DIR fairseq-train DATA FLAGS...   train into SAVE_DIR
 #
 # "$@" are the user's flags for fairseq-train; they are put last and win.
@@ -85,6 +87,17 @@ check_data() {
     done
 }
 
+# text_folder ARGS...: print the help, or set data to the folder, made for language models, that ARGS begin with.
+text_folder() {
+    case ${1:---help} in
+        -h | --help) usage && exit ;;
+        -*) die "the data folder comes first: $0 DATA_BIN [fairseq-train flags]" ;;
+    esac
+    # shellcheck disable=SC2034  # for the script that sources this
+    data=$1
+    check_data "$data" train valid
+}
+
 free_port() { python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
 # plan_workers FLAGS...: what fairseq must be told so that it runs on all that there is. Sets
@@ -144,13 +157,14 @@ plan_workers() {
     check_number "the number of processes" "$world_size"
 }
 
-# plan_batch SEQUENCES FLAGS...: BATCH_SIZE (8) or --batch-size sequences a process; --update-freq makes up the rest.
-# Sets batch_flags. Call plan_workers first.
+# plan_batch SEQUENCES BATCH FLAGS...: BATCH_SIZE or --batch-size sequences a process, else BATCH, else its share of all;
+# --update-freq makes up the rest. Sets batch_flags. Call plan_workers first.
 plan_batch() {
-    local sequences=$1 batch tokens room freq size fits=()
-    shift
+    local sequences=$1 default=$2 batch tokens room freq size most='' fits=()
+    shift 2
     batch=$(flag --batch-size "$(flag --max-sentences "${BATCH_SIZE-}" "$@")" "$@")
-    tokens=$(flag --tokens-per-sample 512 "$@")
+    tokens=$(flag --tokens-per-sample "$(flag --max-positions 512 "$@")" "$@")
+    [[ $(flag --sample-break-mode '' "$@") == none ]] || most='up to ' # else sequences end with a line
     room=$(flag --max-tokens "" "$@")
     freq=$(flag --update-freq "" "$@")
     check_number SEQUENCES "$sequences"
@@ -162,7 +176,7 @@ plan_batch() {
         check_number "the batch size" "$batch"
         ((batch * tokens <= room)) || batch=$((room / tokens))
     fi
-    batch=${batch:-8}
+    batch=${batch:-${default:-$((sequences < world_size ? 1 : sequences / world_size))}}
     check_number "the batch size" "$batch"
     if [[ -z $freq ]]; then
         for ((size = 1; size * world_size <= sequences; size++)); do
@@ -180,8 +194,8 @@ plan_batch() {
     batch_flags=(--batch-size "$batch" --update-freq "$freq" --required-batch-size-multiple 1)
     if ((main_process)) && [[ $freq =~ ^[0-9]+$ ]]; then # else a list, one number an epoch
         sequences=$((batch * world_size * freq))
-        printf 'Batch: %d sequences x %d tokens = %d tokens per update' \
-            "$sequences" "$tokens" $((sequences * tokens)) >&2
+        printf 'Batch: %d sequences x %s%d tokens = %s%d tokens per update' \
+            "$sequences" "$most" "$tokens" "$most" $((sequences * tokens)) >&2
         printf ' (%d sequences in each of %d processes, %d times)\n' "$batch" "$world_size" "$freq" >&2
     fi
 }
@@ -251,4 +265,41 @@ run() {
         die "$2 ended without an error, but there is no new checkpoint in $log_dir" \
             "With --distributed-init-method and no GPU, fairseq starts no process at all."
     fi
+}
+
+# train_recipe SAVE_DIR SEQUENCES BATCH DATA FLAGS...: train on DATA with the flags in the array recipe and the user's
+# FLAGS, or go on from the checkpoint_last.pt of a run that was stopped. SAVE_DIR, SEQUENCES and BATCH (as in plan_batch)
+# hold where the environment has none of SAVE_DIR, SEQUENCES and BATCH_SIZE.
+# shellcheck disable=SC2154  # recipe is of the script that sources this
+train_recipe() {
+    local save_dir=${SAVE_DIR:-$1} sequences=${SEQUENCES:-$2} batch=$3 data=$4 flags=("${recipe[@]}" "${@:5}")
+    local last
+    save_dir=$(flag --save-dir "$save_dir" "${flags[@]}")
+    plan_workers "${flags[@]}"
+    plan_batch "$sequences" "$batch" "${flags[@]}"
+    last=$save_dir/checkpoint_last.pt
+    # every process looks, so that all of them stop or none does
+    if [[ -e $last && ${DRY_RUN:-0} != 1 ]] && ! has --restore-file "${flags[@]}" && ! has --user-dir "${flags[@]}"; then
+        _check_progress "$last" "$data" "${flags[@]}"
+    fi
+    run "$save_dir" fairseq-train "$data" "${recipe[@]}" "${batch_flags[@]}" "${@:5}"
+}
+
+# Say where the run goes on, or end the script when there is nothing left to do: fairseq would do one more update.
+_check_progress() {
+    local last=$1 progress updates epochs max_update max_epoch
+    max_update=$(flag --max-update 0 "${@:3}")
+    max_epoch=$(flag --max-epoch 0 "${@:3}")
+    progress=$(python -m fairseq_transnorm.measure.describe "$last" "$2" --only updates,epochs) ||
+        die "cannot go on from $last" "remove it to start from the beginning, or give another SAVE_DIR"
+    { read -r updates && read -r epochs; } <<<"$progress"
+    if ((max_update > 0 && updates >= max_update)); then
+        ((!main_process)) || echo "Nothing to do: $last has $updates updates already, --max-update is $max_update." >&2
+        exit
+    fi
+    if ((max_epoch > 0 && epochs >= max_epoch)); then
+        ((!main_process)) || echo "Nothing to do: $last has $epochs epochs already, --max-epoch is $max_epoch." >&2
+        exit
+    fi
+    ((!main_process)) || echo "Going on from $last after $updates updates." >&2
 }

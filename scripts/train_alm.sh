@@ -20,37 +20,15 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_run.sh"
 
-case ${1:---help} in
-    -h | --help) usage && exit ;;
-    -*) die "the data folder comes first: $0 DATA_BIN [fairseq-train flags]" ;;
-esac
-data=$1
+text_folder "$@"
 shift
-save_dir=$(flag --save-dir "${SAVE_DIR:-checkpoints/alm}" "$@")
-max_update=$(flag --max-update 100000 "$@")
-
-check_data "$data" train valid
 find_environment
-plan_workers "$@"
-plan_batch "${SEQUENCES:-128}" "$@"
-
-last=$save_dir/checkpoint_last.pt
-# every process looks, so that all of them stop or none does
-if [[ -e $last && ${DRY_RUN:-0} != 1 ]] && ! has --restore-file "$@" && ! has --user-dir "$@"; then
-    updates=$(python -m fairseq_transnorm.measure.describe "$last" "$data" --only updates) ||
-        die "cannot go on from $last" "remove it to start from the beginning, or give another SAVE_DIR"
-    if ((updates >= max_update)); then # fairseq would do one more update
-        ((!main_process)) || echo "Nothing to do: $last has $updates updates already, --max-update is $max_update." >&2
-        exit
-    fi
-    ((!main_process)) || echo "Going on from $last after $updates updates." >&2
-fi
-
-run "$save_dir" fairseq-train "$data" \
-    --task language_modeling --tokens-per-sample 512 --sample-break-mode none \
-    --arch "${ARCH:-transnormer_t2}" --dropout 0.1 --criterion cross_entropy \
-    --optimizer adam --adam-betas "(0.9, 0.98)" --weight-decay 0.01 --clip-norm 0.0 \
-    --lr 5e-4 --lr-scheduler inverse_sqrt --warmup-updates 8000 --warmup-init-lr 1e-07 \
-    --max-update 100000 --seed 1 \
-    --no-epoch-checkpoints --save-interval-updates 1000 --keep-interval-updates 1 \
-    "${batch_flags[@]}" "$@"
+recipe=(
+    --task language_modeling --tokens-per-sample 512 --sample-break-mode none
+    --arch "${ARCH:-transnormer_t2}" --dropout 0.1 --criterion cross_entropy
+    --optimizer adam --adam-betas "(0.9, 0.98)" --weight-decay 0.01 --clip-norm 0.0
+    --lr 5e-4 --lr-scheduler inverse_sqrt --warmup-updates 8000 --warmup-init-lr 1e-07
+    --max-update 100000 --seed 1
+    --no-epoch-checkpoints --save-interval-updates 1000 --keep-interval-updates 1
+)
+train_recipe checkpoints/alm 128 8 "$data" "$@"

@@ -28,6 +28,7 @@ class Run:
         cfg: fairseq's whole training config.
         task: the task, with its dictionary and its data folder.
         updates: optimiser updates at the time of saving.
+        epochs: whole epochs at the time of saving.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Run:
     cfg: Any
     task: Any
     updates: int
+    epochs: int
 
 
 def load_run(path: str | Path, data: str | Path | None = None, device: str | torch.device = "cpu") -> Run:
@@ -57,17 +59,20 @@ def load_run(path: str | Path, data: str | Path | None = None, device: str | tor
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {str(device)!r} cannot be used here ({_first_line(error)}); try cpu") from error
-    state = _read(path, data)
+    state = read_state(path, data)
     task = _set_up_task(path, state["cfg"].task)
     updates = int((state.get("optimizer_history") or [{}])[-1].get("num_updates", 0))
+    # fairseq keeps the epoch in which a run goes on
+    epochs = (state.get("extra_state") or {}).get("train_iterator", {}).get("epoch", 1) - 1
     try:
         (model,), cfg, task = load_model_ensemble_and_task([str(path)], task=task, state=state)
     except (RuntimeError, KeyError, AssertionError, AttributeError, TypeError) as error:
         raise ValueError(_misfit(path, state, task, error)) from error
-    return Run(path, model.eval().to(device), cfg, task, updates)
+    return Run(path, model.eval().to(device), cfg, task, updates, epochs)
 
 
-def _read(path: Path, data: str | Path | None) -> dict[str, Any]:
+def read_state(path: Path, data: str | Path | None = None) -> dict[str, Any]:
+    """Read a checkpoint of fairseq's without building its model; arguments and errors as of :func:`load_run`."""
     if not path.is_file():
         folder = path if path.is_dir() else path.parent
         beside = sorted(p.name for p in folder.glob("*.pt"))

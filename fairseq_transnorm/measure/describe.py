@@ -14,19 +14,21 @@ PROG = "describe"
 
 
 def describe(run: Run) -> dict[str, Any]:
-    """Return the facts of a language model's run that decide how it can be used.
+    """Return the facts of a run that decide how its model can be used.
 
-    ``tokens_per_sample`` is the length of the training sequences, ``max_positions`` the longest sequence that the model
-    takes as it is, ``learned_positions`` whether that limit is in its parameters; else it can be raised.
+    ``tokens_per_sample`` is the length of the training sequences, None where there is no such option;
+    ``max_positions`` the longest sequence that the model takes as it is, ``learned_positions`` whether that limit is in
+    its parameters; else it can be raised.
     """
     positions = [parameter for name, parameter in run.model.named_parameters() if "embed_positions" in name]
     return {
         "arch": run.cfg.model._name,
         "task": run.cfg.task._name,
         "updates": run.updates,
+        "epochs": run.epochs,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         "symbols": len(run.task.target_dictionary),
-        "tokens_per_sample": run.cfg.task.tokens_per_sample,
+        "tokens_per_sample": run.cfg.task.get("tokens_per_sample"),
         "max_positions": run.model.max_positions(),
         "learned_positions": bool(positions),
     }
@@ -34,7 +36,7 @@ def describe(run: Run) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the facts, or only the values asked for; see ``--help``."""
-    parser = argparse.ArgumentParser(prog=PROG, description="Load a language model's checkpoint and say what it is.")
+    parser = argparse.ArgumentParser(prog=PROG, description="Load a model's checkpoint and say what it is.")
     parser.add_argument("checkpoint")
     parser.add_argument("data", nargs="?", help="data folder that it is to be used with; default that of its training")
     parser.add_argument("--only", metavar="NAME,...", help="print these values and no names, one a line")
