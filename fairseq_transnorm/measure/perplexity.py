@@ -12,11 +12,8 @@ They differ by about one point of perplexity on WikiText-103, and a published fi
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import math
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -24,40 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from fairseq import options as fairseq_options
-from fairseq.data import data_utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
-from ..whole_file import whole_file
 from .checkpoints import Run, load_run
 from .commands import run_command
+from .evaluation import LOGITS, count_tokens, evaluation_parser, write_rows
 
 PROG = "perplexity"
 BLOCKS, CONTEXT_WINDOW = "blocks", "context_window"
 PAPER_LENGTH, PAPER_WINDOW = 512, 400  # tokens
-LOGITS = 2**27  # numbers of a batch: 0.5 GB, and the softmax needs some copies of them
 
 
 def default_window(tokens_per_sample: int) -> int:
     """Return the context window, 400 tokens for blocks of 512 and the same share of other lengths."""
     return tokens_per_sample * PAPER_WINDOW // PAPER_LENGTH
-
-
-def count_tokens(run: Run, subset: str) -> int:
-    """Return the tokens of a split of the run's data, the ``</s>`` of each line included.
-
-    Raises:
-        FileNotFoundError: no such split; the message lists those that are there.
-        ValueError: the split is empty.
-    """
-    folder = str(run.cfg.task.data).split(os.pathsep)[0]
-    dataset = data_utils.load_indexed_dataset(os.path.join(folder, subset), run.task.source_dictionary)
-    if dataset is None:
-        there = sorted(path.stem for path in Path(folder).glob("*.idx"))
-        raise FileNotFoundError(f"data folder {folder} has no split {subset!r}; it has {', '.join(there) or 'none'}")
-    tokens = int(dataset.sizes.sum())
-    if not tokens:
-        raise ValueError(f"split {subset!r} in {folder} is empty: there is nothing to evaluate")
-    return tokens
 
 
 class _EvaluatedTokens(logging.Handler):
@@ -146,9 +123,12 @@ def measure(
 
     Raises:
         FileNotFoundError: the checkpoint, the data folder or a split is missing.
-        ValueError: a broken checkpoint, another dictionary, lengths that do not fit, or text that would not count.
+        ValueError: a broken checkpoint, a masked language model, another dictionary, lengths that do not fit, or text
+            that would not count.
     """
     run = load_run(checkpoint, data)
+    if run.cfg.task._name == "masked_lm":
+        raise ValueError(f"{checkpoint} is a masked language model; for those there is scripts/eval_blm.sh")
     length = run.cfg.task.tokens_per_sample if tokens_per_sample is None else tokens_per_sample
     window = default_window(length) if context_window is None else context_window
     if length < 1:
@@ -174,20 +154,13 @@ def sentence(row: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate and print; see ``--help``."""
-    parser = argparse.ArgumentParser(
-        prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("checkpoint")
-    parser.add_argument("data", help="data folder, with the dictionary of the training")
-    parser.add_argument("--gen-subset", default="valid,test", metavar="SPLITS", help="default: %(default)s")
-    parser.add_argument("--tokens-per-sample", type=int, metavar="N", help="default: that of the training")
+    parser = evaluation_parser(PROG, __doc__)
     parser.add_argument(
         "--context-window",
         type=int,
         metavar="N",
         help=f"default: {PAPER_WINDOW} where sequences have {PAPER_LENGTH} tokens, else in proportion; 0: blocks only",
     )
-    parser.add_argument("--json", metavar="FILE", help="also write the rows into FILE")
     options, flags = parser.parse_known_args(argv)
     rows = measure(
         options.checkpoint,
@@ -199,10 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     print("\n".join(map(sentence, rows)))
     if options.json:
-        path = Path(options.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as unfinished:
-            unfinished.write_text(json.dumps(rows, indent=1) + "\n")
+        write_rows(options.json, rows)
 
 
 if __name__ == "__main__":
