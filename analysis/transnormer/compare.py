@@ -1,7 +1,7 @@
 """Put trained language models side by side: parameters, perplexity by each convention, speed and time of training.
 
-Give the folder of each run, with its checkpoint_last.pt, its train.log, and perplexity.json from scripts/eval_alm.sh
-(OUT=RUN/perplexity.json). Writes the table as STEM.md and STEM.json and prints it.
+Give the folder of each run, with its checkpoint_last.pt, its train.log, and perplexity.json from scripts/eval_alm.sh or
+scripts/eval_blm.sh (OUT=RUN/perplexity.json). Writes the table as STEM.md and STEM.json and prints it.
 
   python analysis/transnormer/compare.py t2=runs/t2 transformer_lm=runs/base --equal-parameters 3
 """
@@ -16,10 +16,19 @@ from typing import Any
 from fairseq_transnorm.measure.checkpoints import load_run
 from fairseq_transnorm.measure.describe import describe
 from fairseq_transnorm.measure.logs import read_log
-from fairseq_transnorm.plotting import Labelled, analysis_parser, format_table, save_table
+from fairseq_transnorm.measure.masked_perplexity import CONVENTION
+from fairseq_transnorm.plotting import (
+    Labelled,
+    analysis_parser,
+    format_cell,
+    format_markdown,
+    format_table,
+    save_table,
+)
 from fairseq_transnorm.whole_file import whole_file
 
-NEEDED = ("subset", "convention", "tokens_per_sample", "context_window", "tokens", "perplexity")
+NEEDED = ("subset", "convention", "tokens_per_sample", "tokens", "perplexity")
+TEXT = ("model", "architecture")
 
 
 def measure(inputs: list[Labelled], data: str | None, tolerance: float | None) -> list[dict[str, Any]]:
@@ -38,15 +47,15 @@ def measure(inputs: list[Labelled], data: str | None, tolerance: float | None) -
     if len({label for label, _ in inputs}) < len(inputs):
         raise ValueError(f"two runs share a name in {[label for label, _ in inputs]}; write LABEL=FOLDER")
     rows: list[dict[str, Any]] = []
-    evaluated: dict[str, int] = {}
+    evaluated: dict[str, str] = {}
     for label, folder in inputs:
         perplexities = read_perplexities(folder)
-        tokens = {name: number for name, (number, _) in perplexities.items()}
-        evaluated = evaluated or tokens
-        if tokens != evaluated:
+        texts = {name: text for name, (text, _) in perplexities.items()}
+        evaluated = evaluated or texts
+        if texts != evaluated:
             raise ValueError(
-                f"{folder} was evaluated on {tokens}, the first run on {evaluated} (tokens of each split and "
-                "convention); evaluate all of them alike with scripts/eval_alm.sh"
+                f"{folder} was evaluated on {texts}, the first run on {evaluated} (tokens of each split and "
+                "convention); evaluate all of them alike with scripts/eval_alm.sh, or scripts/eval_blm.sh"
             )
         facts = describe(load_run(folder / "checkpoint_last.pt", data))
         row = {"model": label, "architecture": facts["arch"], "parameters": facts["parameters"]}
@@ -62,20 +71,26 @@ def measure(inputs: list[Labelled], data: str | None, tolerance: float | None) -
     return rows
 
 
-def read_perplexities(folder: Path) -> dict[str, tuple[int, float]]:
-    """Return ``split, convention`` -> (tokens, perplexity) of a run, in the order of its perplexity.json."""
+def read_perplexities(folder: Path) -> dict[str, tuple[str, float]]:
+    """Return ``split, convention`` -> (on what, perplexity) of a run, in the order of its perplexity.json."""
     path = folder / "perplexity.json"
     if not path.is_file():
-        raise FileNotFoundError(f"no {path}; write it: OUT={path} scripts/eval_alm.sh {folder}/checkpoint_last.pt DATA")
+        raise FileNotFoundError(
+            f"no {path}; write it: OUT={path} scripts/eval_alm.sh {folder}/checkpoint_last.pt DATA "
+            "(eval_blm.sh for a masked language model)"
+        )
     rows = json.loads(path.read_text())
     if not isinstance(rows, list) or not rows or any(name not in row for row in rows for name in NEEDED):
-        raise ValueError(f"{path} is not what scripts/eval_alm.sh writes; remove it and evaluate again")
+        raise ValueError(f"{path} is not what scripts/eval_alm.sh or eval_blm.sh writes; remove it and evaluate again")
     found = {}
     for row in rows:
         name = f"blocks of {row['tokens_per_sample']}"
-        if row["context_window"]:
+        if row["convention"] == CONVENTION:
+            name = f"masked, up to {row['tokens_per_sample']}"
+        elif row["context_window"]:
             name = f"context {row['context_window']} of {row['tokens_per_sample']}"
-        found[f"{row['subset']} ppl, {name}"] = (int(row["tokens"]), float(row["perplexity"]))
+        text = f"{row['tokens']} tokens" + (f", masks {row['fingerprint']}" if "fingerprint" in row else "")
+        found[f"{row['subset']} ppl, {name}"] = (text, float(row["perplexity"]))
     return found
 
 
@@ -93,21 +108,6 @@ def training(folder: Path) -> dict[str, Any]:
     }
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Return the rows as a Markdown table, one line a run, and below it what its columns mean."""
-    columns = list(rows[0])
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * 2 + " ---: |" * (len(columns) - 2)]
-    for row in rows:
-        lines.append("| " + " | ".join(_cell(row.get(name)) for name in columns) + " |")
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.2f}"
-    return f"{value:,}" if isinstance(value, int) else str("-" if value is None else value)
-
-
 def verdict(rows: list[dict[str, Any]]) -> list[str]:
     """Say in words how each run compares with the first, and what the columns are."""
     first, *others = rows
@@ -118,10 +118,14 @@ def verdict(rows: list[dict[str, Any]]) -> list[str]:
         text.append(f"{row['model']} has {apart:+.2f} % the parameters of {first['model']}. Perplexity of")
         ratios = [f"{100 * (first[name] / row[name] - 1):+.1f} % ({name})" for name in names]
         text[-1] += f" {first['model']} against {row['model']}: " + ", ".join(ratios) + "."
-    text.append(
-        "Perplexity is per token of the same text, lower is better. Blocks share no context; with 'context c of n' "
-        "each token sees at least c tokens before it. Training time includes validation."
-    )
+    if all(", masked" in name for name in names):
+        text.append("Perplexity is per masked token of the same text with the same masks, lower is better.")
+    else:
+        text.append(
+            "Perplexity is per token of the same text, lower is better. Blocks share no context; with 'context c of n' "
+            "each token sees at least c tokens before it."
+        )
+    text[-1] += " Training time includes validation."
     return text
 
 
@@ -138,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         rows = measure(options.inputs, options.data, options.equal_parameters)
         save_table(f"{options.out}.json", rows)
-        text = "\n\n".join([markdown(rows), *verdict(rows)]) + "\n"
+        text = "\n\n".join([format_markdown(rows, TEXT), *verdict(rows)]) + "\n"
         with whole_file(f"{options.out}.md") as unfinished:
             unfinished.write_text(text)
     except (OSError, ValueError) as error:
@@ -151,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def transposed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One line a column and one column a run, which fits a terminal."""
-    return [{"": name} | {row["model"]: _cell(row[name]) for row in rows} for name in list(rows[0])[1:]]
+    return [{"": name} | {row["model"]: format_cell(row[name]) for row in rows} for name in list(rows[0])[1:]]
 
 
 if __name__ == "__main__":

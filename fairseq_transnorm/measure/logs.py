@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+# Scores of fairseq's criterion sentence_prediction, in percent.
+SCORES = ("accuracy", "mcc", "f1", "acc_and_f1", "pearson", "spearman", "pearson_and_spearman")
 # Short names for the columns of fairseq's that are kept; every other one is of the machine, not of the run.
-_KEPT = {"loss", "nll_loss", "ppl", "lr", "gnorm", "wall", "wpb", "ups"}
+_KEPT = {"loss", "nll_loss", "ppl", "lr", "gnorm", "wall", "wpb", "ups", *SCORES}
 _STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:,\d+)? \| \w+ \| [\w.]+ \| ")
 _INNER = re.compile(r"^epoch (\d+):\s+\d+ / \d+ (\S+=.*)$")
 _SUBSET = re.compile(r"^epoch (\d+) \| valid on '([^']+)' subset \| (.*)$")
@@ -34,9 +36,9 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
         Rows with ``split`` (``train_inner`` is the mean since the last such line, ``train`` the mean of an epoch, any
         other name a validation set), ``updates``, ``epoch`` and what the line has of: ``loss`` (bits per token),
         ``nll_loss`` (the same without label smoothing), ``ppl``, ``lr``, ``gnorm`` (before clipping), ``wall``
-        (seconds since the start, validation included), ``wpb`` (tokens per update), ``ups`` (updates per second); and
-        ``tokens``, those trained on so far. ``wall``, which fairseq rounds to seconds, and ``tokens`` of validation
-        lines are interpolated between the training lines around them.
+        (seconds since the start, validation included), ``wpb`` (tokens per update), ``ups`` (updates per second) and
+        the ``SCORES`` of a classification; and ``tokens``, those trained on so far. ``wall``, which fairseq rounds to
+        seconds, and ``tokens`` of validation lines are interpolated between the training lines around them.
 
     Raises:
         FileNotFoundError: no such file, or no log in the folder.

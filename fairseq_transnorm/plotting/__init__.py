@@ -4,7 +4,7 @@ from .axes import count_axis, describe, legend, log_axis, panel_title, shared_le
 from .command import Labelled, analysis_parser, labelled, run_analysis
 from .figure import figure, panels
 from .styles import BASELINE, LIMIT, line_style, line_styles, ordered_colours, ordered_markers
-from .tables import Table, format_table, load_table, save_table
+from .tables import Table, format_cell, format_markdown, format_table, load_table, save_table
 
 __all__ = [
     "BASELINE",
@@ -15,6 +15,8 @@ __all__ = [
     "count_axis",
     "describe",
     "figure",
+    "format_cell",
+    "format_markdown",
     "format_table",
     "labelled",
     "legend",

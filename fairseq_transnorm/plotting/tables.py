@@ -117,6 +117,24 @@ def format_table(rows: Sequence[Row], columns: Sequence[str] | None = None, digi
     return "\n".join([line(columns), line(["-" * width for width in widths]), *map(line, cells)])
 
 
+def format_markdown(rows: Sequence[Row], text: Iterable[str] = ()) -> str:
+    """Return ``rows`` as a Markdown table with the columns of the first: those in ``text`` to the left, others right.
+
+    Numbers get commas between thousands, those with a fraction two digits after the point; None is a dash.
+    """
+    columns, left = list(rows[0]), set(text)
+    lines = [columns, ["---" if name in left else "---:" for name in columns]]
+    lines += [[format_cell(row.get(name)) for name in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def format_cell(value: Value) -> str:
+    """Return one value of :func:`format_markdown`."""
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) else str("-" if value is None else value)
+
+
 def _plain(row: Row, number: int) -> dict[str, Value]:
     for name, value in row.items():
         # bool is an int, and numpy.float64 is a float: only exact types come back unchanged from JSON.

@@ -135,6 +135,16 @@ def test_text_tables_are_aligned():
     ]
 
 
+def test_a_markdown_table():
+    rows = [{"model": "t2", "tokens": 12345, "ppl": 1234.567}, {"model": "t1", "tokens": None, "ppl": 3.0}]
+    assert plotting.format_markdown(rows, ["model"]).splitlines() == [
+        "| model | tokens | ppl |",
+        "| --- | ---: | ---: |",
+        "| t2 | 12,345 | 1,234.57 |",
+        "| t1 | - | 3.00 |",
+    ]
+
+
 def test_the_command_names_the_script_relative_to_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "analysis" / "x.py"), "--out", "a"])

@@ -1,0 +1,65 @@
+"""Scores of fine-tunings: which validation counts, and what several seeds give."""
+
+import json
+
+import pytest
+
+from fairseq_transnorm.measure.scores import over_seeds, run_scores
+
+
+def fine_tuning(folder, task, metric, validations):
+    """Write the folder of a run; ``validations`` are (split, updates, scores)."""
+    folder.mkdir()
+    (folder / "finetune.json").write_text(json.dumps({"task": task, "metric": metric}))
+    lines = [{"epoch": 1, "loss": "1", "accuracy": "99", "num_updates": "1"}]
+    for split, updates, scores in validations:
+        row = {"loss": "0.5", "num_updates": str(updates)} | {name: str(score) for name, score in scores.items()}
+        lines.append({"epoch": 1} | {f"{split}_{name}": value for name, value in row.items()})
+    (folder / "train.log").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_the_best_validation_counts_with_all_its_splits(tmp_path):
+    scores = [(1, 70.0, 75.0), (2, 80.0, 71.0), (3, 80.0, 72.0), (4, 60.0, 90.0)]
+    rows = [
+        (split, u, {"accuracy": s}) for u, *both in scores for split, s in zip(("valid", "valid1"), both, strict=True)
+    ]
+    run = fine_tuning(tmp_path / "run", "MNLI", "accuracy", rows)
+    got = [(row["column"], row["split"], row["score"], row["updates"]) for row in run_scores(run)]
+    assert got == [("MNLI-m", "valid", 80.0, 3), ("MNLI-mm", "valid1", 72.0, 3)], "of equals the later one"
+    assert [row["score"] for row in run_scores(run, last=True)] == [60.0, 90.0]
+
+
+def test_a_task_can_be_scored_by_another_metric(tmp_path):
+    rows = [("valid", 1, {"accuracy": 80, "f1": 60}), ("valid", 2, {"accuracy": 70, "f1": 65})]
+    run = fine_tuning(tmp_path / "run", "MRPC", "accuracy", rows)
+    assert [(r["metric"], r["score"]) for r in run_scores(run)] == [("accuracy", 80.0)]
+    assert [(r["metric"], r["score"]) for r in run_scores(run, {"MRPC": "f1", "QQP": "f1"})] == [("f1", 65.0)]
+    with pytest.raises(ValueError, match=r"no validation reports 'mcc', only \['accuracy', 'f1'\]"):
+        run_scores(run, {"MRPC": "mcc"})
+
+
+def test_a_correlation_that_is_not_defined_is_never_the_best(tmp_path):
+    rows = [("valid", u, {"pearson": score}) for u, score in ((1, "nan"), (2, "-3.5"), (3, "nan"))]
+    (row,) = run_scores(fine_tuning(tmp_path / "run", "STS-B", "pearson", rows))
+    assert (row["score"], row["updates"], row["column"]) == (-3.5, 2, "STS-B")
+
+
+def test_mean_and_spread_over_seeds_by_hand():
+    def run(score, column="CoLA", metric="mcc"):
+        return [{"column": column, "metric": metric, "score": score}]
+
+    rows = over_seeds([("t2", run(40.0)), ("t1", run(10.0)), ("t2", run(44.0)), ("t2", run(90.0, "RTE", "accuracy"))])
+    common = {"model": "t2", "column": "CoLA", "metric": "mcc"}
+    assert rows[0] == common | {"mean": 42.0, "std": pytest.approx(8**0.5), "low": 40.0, "high": 44.0, "n": 2}
+    assert [(r["model"], r["column"], r["mean"], r["std"], r["n"]) for r in rows[1:]] == [
+        ("t1", "CoLA", 10.0, None, 1),
+        ("t2", "RTE", 90.0, None, 1),
+    ]
+    with pytest.raises(ValueError, match="t2, MRPC: some runs report accuracy and some f1"):
+        over_seeds([("t2", run(1.0, "MRPC", "f1")), ("t2", run(1.0, "MRPC", "accuracy"))])
+
+
+def test_a_folder_that_does_not_say_its_task(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no .*finetune\.json, which says what was trained, as {\"task\": "):
+        run_scores(tmp_path)
