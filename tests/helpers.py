@@ -142,6 +142,43 @@ def build_lm_data(folder: Path, train: int = 300, held_out: int = 40) -> Path:
     return folder / "data-bin"
 
 
+def build_sentence_data(folder: Path, task: str, lm_data: Path, rows: Mapping[str, int]) -> Path:
+    """Write a data folder of one of GLUE's tasks with sentences of the small corpus, as preprocessing/glue.py would.
+
+    The label is whether the first sentence has two clauses; of a regression, its number of words over 40.
+
+    Args:
+        folder: made when missing.
+        task: name of the task.
+        lm_data: folder whose dictionary is taken.
+        rows: split -> examples.
+    """
+    from fairseq.data import Dictionary
+
+    from fairseq_transnorm.data.classification import write_dataset
+    from fairseq_transnorm.data.glue import TASKS
+
+    facts = TASKS[task].task
+    (folder / "label").mkdir(parents=True, exist_ok=True)
+    (folder / "label/dict.txt").write_text("".join(f"{label} 1\n" for label in facts.labels))
+    labels = Dictionary.load(str(folder / "label/dict.txt"))
+    for number in range(facts.inputs):
+        (folder / f"input{number}").mkdir(exist_ok=True)
+        (folder / f"input{number}/dict.txt").write_bytes((lm_data / "dict.txt").read_bytes())
+        words = Dictionary.load(str(lm_data / "dict.txt"))
+        for seed, (split, count) in enumerate(rows.items()):
+            texts = sentences(count, 100 + 10 * number + seed)
+            write_dataset(folder / f"input{number}" / split, words, texts)
+            if number:
+                continue
+            if facts.labels:
+                write_dataset(folder / "label" / split, labels, [facts.labels["and" in text.split()] for text in texts])
+            else:
+                numbers = "".join(f"{len(text.split()) / 40}\n" for text in texts)
+                (folder / f"label/{split}.label").write_text(numbers)
+    return folder
+
+
 def someone_left(group: int) -> bool:
     """Return whether a process of the group is still there."""
     try:

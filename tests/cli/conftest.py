@@ -11,6 +11,13 @@ from tests.helpers import BIN, run_cli
 # What the scripts read, so that nothing of the caller's environment decides a test.
 SCRIPT_ENV = {"VIRTUAL_ENV": BIN.parent, "GPUS": 0, "NPROC": 1, "DRY_RUN": 0, "SEQUENCES": 8, "BATCH_SIZE": 8}
 LENGTH = 64  # tokens per sample: four blocks of the tiny model
+BLM_FLAGS = ["--tokens-per-sample", LENGTH, "--lr", 5e-3, "--warmup-updates", 20, "--total-num-update", 150]
+BLM_FLAGS += ["--log-interval", 10, "--no-progress-bar"]
+
+
+def blm_env(folder: Path) -> dict[str, object]:
+    """Environment of scripts/train_blm.sh for the run of ``trained_blm``."""
+    return SCRIPT_ENV | {"ARCH": "transnormer_mlm_tiny", "SAVE_DIR": folder}
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +49,13 @@ def trained(once: Callable[..., Path], tiny_lm_data: Path) -> Path:
         run_cli("scripts/train_alm.sh", tiny_lm_data, *flags, env=env)
 
     return once("trained", build) / "checkpoint_last.pt"
+
+
+@pytest.fixture(scope="session")
+def trained_blm(once: Callable[..., Path], tiny_lm_data: Path) -> Path:
+    """Checkpoint of a tiny masked t2 after 150 updates, 9 an epoch, of scripts/train_blm.sh. Read it only."""
+
+    def build(folder: Path) -> None:
+        run_cli("scripts/train_blm.sh", tiny_lm_data, *BLM_FLAGS, "--max-update", 150, env=blm_env(folder))
+
+    return once("trained_blm", build) / "checkpoint_last.pt"

@@ -121,6 +121,7 @@ def test_generation_without_a_prompt_is_refused(monkeypatch):
 
 
 SCRIPTS = {"scripts/train_alm.sh": [], "scripts/eval_alm.sh": ["CHECKPOINT"], "scripts/generate.sh": ["CHECKPOINT"]}
+SCRIPTS |= {"scripts/train_blm.sh": [], "scripts/eval_blm.sh": ["CHECKPOINT"]}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
