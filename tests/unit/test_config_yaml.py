@@ -1,4 +1,4 @@
-"""The YAML runs are the recipe of scripts/train_alm.sh and the presets, value by value."""
+"""The YAML runs are the recipes of scripts/train_alm.sh and train_blm.sh and the presets, value by value."""
 
 import shlex
 
@@ -10,7 +10,7 @@ from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from fairseq_transnorm.models.transnormer.config import PRESETS
+from fairseq_transnorm.models.transnormer.config import MLM_PRESETS, PRESETS
 from tests.helpers import ROOT, run_cli
 
 pytestmark = [pytest.mark.registered, pytest.mark.filterwarnings("ignore")]
@@ -56,13 +56,15 @@ def flat(cfg, prefix: str = "") -> dict:
 
 def scripted(data, arch: str) -> dict:
     env = {"DRY_RUN": 1, "ARCH": arch, "GPUS": 1, "NPROC": 1}
-    printed = run_cli("scripts/train_alm.sh", data, env=env).stdout
+    script = "train_blm.sh" if arch.startswith("roberta") else "train_alm.sh"
+    printed = run_cli(f"scripts/{script}", data, env=env).stdout
     return from_command(next(line for line in printed.splitlines() if line.startswith("fairseq-train")))
 
 
-@pytest.mark.parametrize("kind", ["t1", "t2"])
-def test_the_run_is_that_of_the_script(kind, tiny_lm_data):
-    yaml, script = from_yaml(kind), scripted(tiny_lm_data, f"transnormer_{kind}")
+@pytest.mark.parametrize("name", ["t1", "t2", "mlm_t1", "mlm_t2"])
+def test_the_run_is_that_of_the_script(name, tiny_lm_data):
+    arch = f"transnormer_{name}" if len(name) == 2 else f"roberta_transnormer_{name[-2:]}"
+    yaml, script = from_yaml(name), scripted(tiny_lm_data, arch)
     names = {name for name in {*yaml, *script} - PLACES if not name.startswith("scoring.")}  # of translation
     differ = {n: (yaml.get(n, "absent"), script.get(n, "absent")) for n in names if yaml.get(n) != script.get(n)}
     assert not differ
@@ -72,7 +74,7 @@ def test_the_run_is_that_of_the_script(kind, tiny_lm_data):
 def test_every_value_that_a_preset_changes_stands_in_the_file(name):
     yaml = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
     arch = yaml["model"]["_name"]
-    assert yaml["model"].items() >= PRESETS[arch].items()
+    assert yaml["model"].items() >= (PRESETS | MLM_PRESETS)[arch].items()
 
 
 @pytest.mark.parametrize("name", RUNS)
