@@ -3,11 +3,12 @@
 import logging
 
 _level = logging.getLogger().level
-from . import checkpointing, models  # noqa: E402, F401  (importing registers)
+from . import checkpointing, models, processes  # noqa: E402, F401  (importing registers)
 
 logging.getLogger().setLevel(_level)  # one of fairseq's own models sets it to DEBUG on import
 
 checkpointing.protect()
+processes.mend()
 
 __version__ = "0.1.0"
 USER_DIR = __path__[0]  # for --user-dir from Python; a resolved symlink would fail fairseq's one-name-one-path check

@@ -166,8 +166,8 @@ def test_runs_are_compared_on_the_same_masks_only(trained_blm, tiny_lm_data, tmp
 TUNE = ["--lr", 1e-2, "--warmup-updates", 2, "--log-interval", 1, "--total-num-update", 100, "--no-progress-bar"]
 
 
-def fine_tune(task, data, pretrained, folder, *flags, check=True):
-    env = SCRIPT_ENV | {"SAVE_DIR": folder, "SEQUENCES": 16, "BATCH_SIZE": ""}
+def fine_tune(task, data, pretrained, folder, *flags, check=True, processes=1):
+    env = SCRIPT_ENV | {"SAVE_DIR": folder, "SEQUENCES": 16, "BATCH_SIZE": "", "NPROC": processes}
     return run_cli("scripts/finetune_glue.sh", task, data, pretrained, *TUNE, *flags, env=env, check=check).stdout
 
 
@@ -215,7 +215,9 @@ def test_fine_tuning_starts_from_the_pretrained_model_and_goes_on_from_its_own(
 
 def test_a_classification_and_the_table(similarity, tiny_lm_data, trained_blm, tmp_path):
     data = build_sentence_data(tmp_path / "data", "CoLA", tiny_lm_data, ROWS)
-    fine_tune("CoLA", data, trained_blm, tmp_path / "run", "--max-update", 8)
+    # both load the pretrained model, and the correlation is that of the predictions of both
+    output = fine_tune("CoLA", data, trained_blm, tmp_path / "run", "--max-update", 8, processes=2)
+    assert "(8 sequences in each of 2 processes, 1 times)" in output
     assert json.loads((tmp_path / "run/finetune.json").read_text()) == {"task": "CoLA", "metric": "mcc"}
     best = max(row["mcc"] for row in validations(tmp_path / "run"))
     assert best > 30, "a sentence with or without 'and' should be easy to tell"

@@ -15,6 +15,7 @@ LEVELS = {
     "theory": 0,
     "registry": 1,
     "checkpointing": 1,
+    "processes": 1,
     "models": 1,
     "tasks": 1,
     "criterions": 1,
