@@ -11,6 +11,7 @@ from fairseq_transnorm.data import classification, options, plays
 from fairseq_transnorm.data.binarize import check
 from fairseq_transnorm.data.classification import Example, Examples, Task
 from fairseq_transnorm.data.folder import read_note
+from fairseq_transnorm.data.lines import ranking
 from fairseq_transnorm.data.tokenizers import Tokenization
 
 TASK = Task("passages", 1, plays.PASSAGE_LABELS)
@@ -32,11 +33,25 @@ def check_split(args: argparse.Namespace) -> None:
             )
 
 
+def draw(passages: list[tuple[str, str]], count: int, seed: int) -> list[tuple[str, str]]:
+    """Draw ``count`` passages of each label; a larger draw holds a smaller one."""
+    chosen: set[str] = set()
+    for label in plays.PASSAGE_LABELS:
+        texts = [text for text, genre in passages if genre == label]
+        if not 1 <= count <= len(texts):
+            raise ValueError(f"--per-label {count}: 1 to {len(texts)}, for there are so many of {label} to train on")
+        chosen.update(ranking(texts, seed)[:count])
+    return [(text, genre) for text, genre in passages if text in chosen]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_play_arguments(parser)
     parser.add_argument(
         "--words", type=int, default=100, metavar="N", help="least words of a passage (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--per-label", type=int, metavar="N", help="train: N passages of each label, drawn by --seed (default: all)"
     )
     options.add_output_arguments(parser)
     options.add_like(parser, required=True)
@@ -45,8 +60,11 @@ def main() -> None:
     check_split(args)
     texts = plays.fetch(args.source, options.say)
     found, rows = plays.passages(texts, args.seed, args.held_out, args.words)
+    if args.per_label is not None:
+        found["train"] = draw(found["train"], args.per_label, args.seed)
     splits = {split: Examples([Example((text,), genre) for text, genre in pairs]) for split, pairs in found.items()}
-    about = {"corpus": "plays", "seed": args.seed, "held_out": args.held_out, "words": args.words, "plays": rows}
+    about = {"corpus": "plays", "seed": args.seed, "held_out": args.held_out, "words": args.words}
+    about |= {"per_label": args.per_label, "plays": rows}
     note = classification.build(
         TASK,
         splits,

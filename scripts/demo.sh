@@ -19,6 +19,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/_run.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/_steps.sh"
 
 updates=${MAX_UPDATE:-900}
 length=256 sequences=8 # tokens a sequence, sequences an update
@@ -31,83 +32,6 @@ t2=(--decoder-embed-dim 128 --decoder-layers 4 --decoder-attention-heads 4)
 transformer_lm=("${t2[@]}" --decoder-ffn-embed-dim 512 --decoder-input-dim 128 --decoder-output-dim 128
     --decoder-normalize-before --share-decoder-input-output-embed)
 models=(t2 transformer_lm)
-
-say() { printf '%s\n' "$*"; }
-clock() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }
-
-# made FILE SOURCE...: is FILE there and newer than what it was made of?
-made() {
-    local file=$1 source
-    shift
-    [[ -s $file ]] || return 1
-    for source; do [[ ! $source -nt $file ]] || return 1; done
-}
-
-pids=() names=()
-
-# start NAME COMMAND...: begin a step; its output goes to logs/NAME.log.
-start() {
-    local name=$1
-    shift
-    "$@" >"$out/logs/$name.log" 2>&1 </dev/null &
-    pids+=($!)
-    names+=("$name")
-}
-
-# into FILE COMMAND...: what it prints, whole or not at all; its errors go to the log of the step.
-# shellcheck disable=SC2329  # start calls it
-into() {
-    local file=$1
-    shift
-    "$@" >"$file.tmp" && mv "$file.tmp" "$file"
-}
-
-stop_steps() {
-    ((${#pids[@]})) || return 0
-    kill "${pids[@]}" 2>/dev/null || true # TERM: a shell's background processes ignore INT
-    wait "${pids[@]}" 2>/dev/null || true
-}
-
-# shellcheck disable=SC2329  # the traps call it
-interrupted() {
-    trap - INT TERM
-    stop_steps
-    say "interrupted; call again to go on from here" >&2
-    exit "$1"
-}
-
-# finish [PROGRESS]: wait for the steps that were started; every 20 seconds call PROGRESS.
-finish() {
-    local i status left=("${!pids[@]}") rest last=$SECONDS
-    while ((${#left[@]})); do
-        sleep 0.5
-        rest=()
-        for i in "${left[@]}"; do
-            if kill -0 "${pids[i]}" 2>/dev/null; then
-                rest+=("$i")
-                continue
-            fi
-            status=0
-            wait "${pids[i]}" || status=$?
-            ((status == 0)) || failed "${names[i]}" "$status"
-        done
-        left=(${rest[@]+"${rest[@]}"})
-        if (($# && SECONDS - last >= 20)); then
-            last=$SECONDS
-            "$1"
-        fi
-    done
-    pids=() names=()
-}
-
-failed() {
-    local log=$out/logs/$1.log
-    stop_steps
-    say "error: the step '$1' failed with status $2. The end of $log:" >&2
-    tail -n 15 "$log" | cut -c 1-300 | sed 's/^/    | /' >&2
-    say "       Once that is mended, call again: finished steps are kept. $0 --fresh begins anew." >&2
-    exit 1
-}
 
 # One line from the logs of both trainings, such as:  1:20  t2: update 250/900, epoch 1, ppl 161.33 | ...
 training_progress() {
@@ -124,55 +48,6 @@ training_progress() {
         fi
     done
     say "  $(clock $((SECONDS - step_started)))  $text"
-}
-
-# begin TEXT / end [TEXT]: what a step does and how long it took.
-begin() {
-    step_started=$SECONDS
-    printf '%s ...\n' "$1"
-}
-end() { say "  $(clock $((SECONDS - step_started)))  ${1:-done}"; }
-reuse() { say "$1: kept from before"; }
-
-# prepare [--fresh]: the environment, the folder $out, and what must hold before anything is done in it.
-prepare() {
-    local fresh=0 settings
-    case ${1:-} in
-        '') ;;
-        --fresh) fresh=1 ;;
-        -h | --help) usage && exit ;;
-        *) die "unknown argument '$1'" "usage: bash scripts/demo.sh [--fresh]" ;;
-    esac
-    say "Demo: train a small t2 and a transformer of its size on Shakespeare's plays, compare and draw them:" \
-        "about 6 minutes on 2 cores, once the environment is there."
-    if [[ ${NO_VENV:-0} == 1 ]]; then find_environment; else ensure_env || exit 1; fi
-    export OMP_NUM_THREADS=1 GPUS=0 NPROC=1 # what runs side by side must not fight for the cores
-
-    # It can be called from anywhere; what it shows is relative to the repository.
-    [[ -z ${SOURCE:-} || $SOURCE == /* ]] || SOURCE=$PWD/$SOURCE
-    out=${OUT:-$ROOT/outputs/demo}
-    mkdir -p "$out"
-    out=$(cd "$out" && pwd)
-    cd "$ROOT"
-    out=${out#"$ROOT"/}
-    data=$out/data
-
-    if command -v flock >/dev/null; then # held by the trainings too: none of them is ever started twice
-        exec 8>"$out/.lock"
-        flock -n 8 || die "another demo, or a training that it left behind, is at work in $out"
-    fi
-    if ((fresh)); then
-        [[ -f $out/settings || -z $(ls "$out") ]] || die "$out was not made by this script; remove it yourself"
-        find "$out" -mindepth 1 ! -name .lock -delete
-    fi
-    mkdir -p "$out/logs"
-    settings=$(printf '%q ' "${VOCAB_SIZE:-2000}" "${SOURCE:-}" "$sequences" "${recipe[@]}" "${transformer_lm[@]}")
-    if [[ ! -f $out/settings ]]; then
-        printf '%s\n' "$settings" >"$out/settings"
-    elif [[ $settings != "$(<"$out/settings")" && ${DRY_RUN:-0} != 1 ]]; then
-        die "$out holds a demo with other settings" "it:  $(<"$out/settings")" "now: $settings" \
-            "--fresh begins anew in $out; OUT=FOLDER goes elsewhere"
-    fi
 }
 
 text() {
@@ -254,10 +129,13 @@ summary() {
 }
 
 main() {
-    prepare "$@"
+    only_fresh "$@"
+    say "Demo: train a small t2 and a transformer of its size on Shakespeare's plays, compare and draw them:" \
+        "about 6 minutes on 2 cores, once the environment is there."
+    open_folder outputs/demo \
+        "$(printf '%q ' "${VOCAB_SIZE:-2000}" "${SOURCE:-}" "$sequences" "${recipe[@]}" "${transformer_lm[@]}")"
     local began=$SECONDS model
-    trap 'interrupted 130' INT
-    trap 'interrupted 143' TERM
+    data=$out/data
     text
     if [[ ${DRY_RUN:-0} == 1 ]]; then
         for model in "${models[@]}"; do (train "$model"); done

