@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fairseq_transnorm.data import classification, glue, options
-from fairseq_transnorm.data.binarize import check
+from fairseq_transnorm.data.binarize import NOTE, check
 from fairseq_transnorm.data.tokenizers import Tokenization
 
 
@@ -58,6 +58,8 @@ def main() -> None:
     if not 0 <= args.max_bad <= 1:
         raise ValueError(f"--max-bad {args.max_bad:g}: a share, 0 to 1")
     tasks = {name: Path(args.out) / name for name in glue.TASKS} if args.task == "all" else {args.task: Path(args.out)}
+    if args.task == "all" and not args.overwrite:  # those that an earlier call finished are kept
+        tasks = {name: out for name, out in tasks.items() if not (out / NOTE).is_file()}
     for name, out in tasks.items():  # what is wrong with any of them is told before any work
         check(out, Tokenization.of(args.like), args.workers, args.overwrite)
         if args.source:

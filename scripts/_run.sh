@@ -273,7 +273,7 @@ run() {
 # shellcheck disable=SC2154  # recipe is of the script that sources this
 train_recipe() {
     local save_dir=${SAVE_DIR:-$1} sequences=${SEQUENCES:-$2} batch=$3 data=$4 flags=("${recipe[@]}" "${@:5}")
-    local last
+    local last warmup most
     save_dir=$(flag --save-dir "$save_dir" "${flags[@]}")
     plan_workers "${flags[@]}"
     plan_batch "$sequences" "$batch" "${flags[@]}"
@@ -281,6 +281,11 @@ train_recipe() {
     # every process looks, so that all of them stop or none does
     if [[ -e $last && ${DRY_RUN:-0} != 1 ]] && ! has --restore-file "${flags[@]}" && ! has --user-dir "${flags[@]}"; then
         _check_progress "$last" "$data" "${flags[@]}"
+    fi
+    warmup=$(flag --warmup-updates 0 "${flags[@]}")
+    most=$(flag --max-update 0 "${flags[@]}")
+    if [[ $warmup$most =~ ^[0-9]+$ ]] && ((main_process && most > 0 && warmup >= most)); then
+        echo "Warning: --warmup-updates $warmup of --max-update $most: the learning rate never reaches --lr." >&2
     fi
     run "$save_dir" fairseq-train "$data" "${recipe[@]}" "${batch_flags[@]}" "${@:5}"
 }

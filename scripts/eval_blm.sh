@@ -10,7 +10,8 @@
 #   MASK_SEED=1                 or several with commas between: the mean over these masks
 #   OUT=FILE.json               also write the numbers there
 #   --gen-subset valid          the splits, with commas between; default valid,test
-#   --tokens-per-sample N, --sample-break-mode none|complete|eos    other sequences than those of the training
+#   --tokens-per-sample N, --sample-break-mode none|complete|complete_doc|eos
+#         other sequences than those of the training
 #   --skip-long                 leave out lines that are longer than a sequence, which is an error otherwise
 #   --max-tokens N, --cpu       tokens of a batch; no GPU
 set -euo pipefail

@@ -9,7 +9,7 @@
 # ARCH and the sizes among your flags. Your flags come last and win. Called again, it goes on from
 # SAVE_DIR/checkpoint_last.pt. analysis/transnormer/glue.py makes a table of the folders.
 #
-#   SAVE_DIR=checkpoints/glue/TASK/seedN  where checkpoints, train.log (JSON), command.log and finetune.json go
+#   SAVE_DIR=checkpoints/glue/TASK/seedN  one for each model; where checkpoints, train.log (JSON), command.log and finetune.json go
 #   SEED=1                       of dropout, order and the new classification head
 #   ARCH=roberta_transnormer_t2  with PRETRAINED none
 #   SEQUENCES=16 (QNLI, QQP, MNLI, SST-2: 32)   examples per update, whatever the number of processes
@@ -19,7 +19,8 @@
 #
 # The recipe is that of fairseq's examples/roberta/config/finetuning in float32, without its limit of 4400 tokens a
 # batch, which makes some batches smaller. Longer examples are cut. The best checkpoint is that of the task's metric on
-# the split valid; MNLI is also validated on valid1, its mismatched set.
+# the split valid; MNLI is also validated on valid1, its mismatched set. --max-positions is of the model as well as of
+# the examples, so it cannot be less than the checkpoint's.
 #
 # Several GPUs, several machines, SLURM: as for scripts/train_alm.sh, see its head.
 set -euo pipefail
@@ -68,7 +69,14 @@ recipe=(
 )
 SAVE_DIR=$(flag --save-dir "${SAVE_DIR:-checkpoints/glue/$task/seed$seed}" "$@")
 if [[ ${DRY_RUN:-0} != 1 ]]; then # for the table of results
-    note="{\"task\": \"$task\", \"metric\": \"$metric\"}"
+    start=$pretrained
+    if [[ $pretrained == none ]]; then
+        start="random weights of $(flag --arch "${ARCH:-roberta_transnormer_t2}" "$@")"
+    else
+        start=$(cd "$(dirname "$pretrained")" && pwd)/$(basename "$pretrained")
+    fi
+    note=$(python -c 'import json, sys; print(json.dumps(dict(zip(("task", "metric", "start"), sys.argv[1:]))))' \
+        "$task" "$metric" "$start")
     if [[ -e $SAVE_DIR/finetune.json && $(<"$SAVE_DIR/finetune.json") != "$note" ]]; then
         die "$SAVE_DIR is of another fine-tuning, $(<"$SAVE_DIR/finetune.json"); give another SAVE_DIR"
     fi

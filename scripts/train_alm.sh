@@ -9,7 +9,7 @@
 #   SAVE_DIR=checkpoints/alm  where checkpoints, train.log (JSON) and command.log go
 #   ARCH=transnormer_t2       or transnormer_t1, or any --arch
 #   SEQUENCES=128             sequences per update, whatever the number of processes
-#   BATCH_SIZE=8              sequences a process holds at once; less needs less memory and gives the same numbers
+#   BATCH_SIZE=8              sequences a process holds at once; less needs less memory; an update has as many
 #   NPROC=1                   processes on a machine without GPU
 #   DRY_RUN=1                 only print the command
 #

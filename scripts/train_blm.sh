@@ -10,7 +10,7 @@
 #   SAVE_DIR=checkpoints/blm     where checkpoints, train.log (JSON) and command.log go
 #   ARCH=roberta_transnormer_t2  or roberta_transnormer_t1, or any --arch of a masked language model
 #   SEQUENCES=512                sequences per update, whatever the number of processes
-#   BATCH_SIZE=4                 sequences a process holds at once; less needs less memory and gives the same numbers
+#   BATCH_SIZE=4                 sequences a process holds at once; less needs less memory; an update has as many
 #   NPROC=1                      processes on a machine without GPU
 #   DRY_RUN=1                    only print the command
 #

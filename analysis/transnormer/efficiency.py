@@ -1,7 +1,7 @@
 """Measure and draw time per token and peak memory against sequence length: our forms, torch's and fairseq's.
 
-In one process and one run: attention operators (forward and backward), whole training steps of our model and of fairseq's
-with as many parameters (peak memory in child processes), and, for language models, the decoding of a token.
+In one process and one run: attention operators (forward and backward), whole training steps of our model and of
+fairseq's with as many parameters (peak memory in child processes), and, for language models, the decoding of a token.
 Our models multiply matrices by oneDNN; "default BLAS" is the step without it, by the library that all else uses.
 Prints a table of ratios beside the package's targets. One thread unless --threads says more.
 

@@ -39,7 +39,7 @@ SECOND_HAND = {
     "vanilla": ("CoLA", MEAN),
     "FLASH-quad": (),
     "FLASH": (MEAN,),
-    "LS": (MEAN,),
+    "LS": (),
     "Performer": (MEAN,),
     "1+elu": (MEAN,),
     "TransNormer t1": ("CoLA", MEAN),

@@ -7,6 +7,7 @@ commas between), then flags of fairseq-train: those of the task, and those that 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,9 +81,18 @@ def _check_parts(data: Path, inputs: int, regression: bool, splits: Sequence[str
         raise FileNotFoundError(f"data folder {data} lacks {', '.join(missing)}; it has: {there}")
 
 
-def check_dictionary(path: Path, weights: Mapping[str, Any], data: Path) -> None:
-    """Raise ValueError when the weights of a checkpoint belong to a dictionary of another size than the task's."""
+def check_dictionary(path: Path, state: Mapping[str, Any], data: Path) -> None:
+    """Raise ValueError when a checkpoint belongs to another dictionary than the task's.
+
+    Their sizes are compared, and their symbols where the data folder of the pretraining is still there.
+    """
+    weights, theirs = state["model"], Path(str(state["cfg"].task.data).split(os.pathsep)[0]) / "dict.txt"
     dictionary = Dictionary.load(str(data / "input0" / "dict.txt"))
+    if theirs.is_file() and Dictionary.load(str(theirs)).symbols != dictionary.symbols:
+        raise ValueError(
+            f"dictionary mismatch: {path} was trained with {theirs}, {data}/input0/dict.txt has other symbols or "
+            "another order; prepare the task with --like the data folder of the pretraining"
+        )
     dictionary.add_symbol("<mask>")
     trained = [len(weight) for name, weight in weights.items() if name.endswith("embed_tokens.weight")]
     if trained and len(dictionary) not in trained:
@@ -138,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = found.flags
     if options.checkpoint:
         state = read_state(options.checkpoint)
-        check_dictionary(options.checkpoint, state["model"], options.data)
+        check_dictionary(options.checkpoint, state, options.data)
         flags = [*flags, *model_flags(options.checkpoint, state["cfg"].model)]
     print("\n".join([found.task, found.metric, ",".join(found.subsets), *flags]))
 

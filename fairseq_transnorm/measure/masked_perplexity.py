@@ -26,7 +26,7 @@ from fairseq.criterions.masked_lm import MaskedLmConfig, MaskedLmLoss
 from fairseq.tasks.masked_lm import MaskedLMTask
 from omegaconf import open_dict
 
-from .checkpoints import Run, load_run
+from .checkpoints import Run, load_run, read_state
 from .commands import run_command
 from .evaluation import LOGITS, evaluation_parser, load_split, write_rows
 
@@ -86,12 +86,13 @@ def measure(
             count.
     """
     settings = settings or Settings()
-    run = load_run(checkpoint, data, device)
-    if not isinstance(run.task, MaskedLMTask):
+    name = read_state(Path(checkpoint))["cfg"].task._name
+    if name != "masked_lm":
         raise ValueError(
-            f"{checkpoint} was trained with the task {run.cfg.task._name!r}, masked perplexity is of masked_lm; "
+            f"{checkpoint} was trained with the task {name!r}, masked perplexity is of masked_lm; "
             "for language_modeling there is scripts/eval_alm.sh"
         )
+    run = load_run(checkpoint, data, device)
     length = settings.tokens_per_sample
     if length is not None and not 1 < length <= run.model.max_positions():
         raise ValueError(

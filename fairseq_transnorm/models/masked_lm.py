@@ -240,7 +240,7 @@ class MaskedLM(FairseqEncoderModel):
             self.head_options.activation,
             self.head_options.dropout,
         )
-        self.classification_heads[name] = head.to(weight)
+        self.classification_heads[name] = head.to(weight).train(self.training)
 
     def get_normalized_probs(
         self, net_output: tuple[Tensor, Any], log_probs: bool, sample: dict[str, Any] | None = None
@@ -259,7 +259,12 @@ class MaskedLM(FairseqEncoderModel):
         prefix = f"{name}.classification_heads." if name else "classification_heads."
         found = {key.removeprefix(prefix).split(".")[0] for key in state_dict if key.startswith(prefix)}
         for head in sorted(found):
-            classes, inner = (len(state_dict[f"{prefix}{head}.{x}.weight"]) for x in ("out_proj", "dense"))
+            names = [f"{prefix}{head}.{part}.weight" for part in ("out_proj", "dense")]
+            if missing := [name for name in names if name not in state_dict]:
+                raise RuntimeError(
+                    f"{self.encoder.name}: the checkpoint has half of classification head {head!r}, no {missing[0]}"
+                )
+            classes, inner = (len(state_dict[name]) for name in names)
             if head not in self.classification_heads and self.head_options.load_from_checkpoint:
                 self.register_classification_head(head, classes, inner)
             here = dict(self.classification_heads.items()).get(head)

@@ -12,9 +12,20 @@ from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE
 from fairseq.models.roberta.hub_interface import RobertaHubInterface
 from torch import Tensor
 
-from ..data.binarize import NOTE, hub_args
+from ..data.binarize import NOTE, hub_args, read_note
+from ..data.lines import split_words
 
 MASK = "<mask>"
+
+
+class _Words:
+    """The tokenisation of text whose symbols are its words, with a space between."""
+
+    def encode(self, text: str) -> str:
+        return " ".join(split_words(text))
+
+    def decode(self, symbols: str) -> str:
+        return symbols
 
 
 class MaskedLMHub(RobertaHubInterface):
@@ -25,8 +36,10 @@ class MaskedLMHub(RobertaHubInterface):
     ``register_classification_head`` adds a head. Where fairseq's fails or asserts, this one works or says why.
     """
 
-    def __init__(self, cfg: Any, task: Any, model: Any) -> None:
+    def __init__(self, cfg: Any, task: Any, model: Any, words: bool = False) -> None:
         super().__init__(cfg, task, model)
+        if words:
+            self.bpe = _Words()
         if not hasattr(task, "mask_idx"):  # the task of a fine-tuned model
             task.mask_idx = task.source_dictionary.index(MASK)
 
@@ -54,8 +67,8 @@ class MaskedLMHub(RobertaHubInterface):
     def fill_mask(self, masked_input: str, topk: int = 5) -> list[tuple[str, float, str]]:
         """Return ``topk`` triples of filled text, probability and piece for the only ``<mask>`` of the text.
 
-        A space before the mask belongs to it: ``to <mask>`` asks for a new word, ``to<mask>`` for the rest of one.
-        Control symbols, such as the end of a sentence, are left out; probabilities are of all symbols.
+        A space before the mask makes no difference: the piece itself says whether it begins a word. Symbols that are
+        no text, such as the end of a sentence, are left out; probabilities are of all symbols.
 
         Raises:
             ValueError: not exactly one ``<mask>``, or a ``topk`` that the dictionary has not.
@@ -66,7 +79,8 @@ class MaskedLMHub(RobertaHubInterface):
                 f"fill_mask needs exactly one {MASK}, as in 'To be or not to {MASK}'; got {masked_input!r}"
             )
         dictionary = self.task.source_dictionary
-        control = [dictionary.bos(), dictionary.pad(), dictionary.eos(), dictionary.unk(), self.task.mask_idx]
+        control = [*range(dictionary.nspecial), self.task.mask_idx]
+        control += [i for i, symbol in enumerate(dictionary.symbols) if symbol.startswith("madeupword")]
         if not 1 <= topk <= len(dictionary) - len(control):
             raise ValueError(f"fill_mask: topk {topk} is not between 1 and {len(dictionary) - len(control)}")
         before, after = masked_input.split(MASK)
@@ -119,18 +133,31 @@ def load_hub(
             folder of the checkpoint, as always in fairseq's hubs.
         bpe: tokenisation, fairseq's ``--bpe``; by default what the data folder's note says.
         kwargs: options of the tokenisation and others to replace in the checkpoint's config.
+
+    Raises:
+        FileNotFoundError: no such checkpoint or data folder, or a data folder without a dictionary.
     """
+    checkpoint, data = Path(model_name_or_path, checkpoint_file), Path(data_name_or_path)
+    if data_name_or_path.startswith("."):
+        data = Path(model_name_or_path, data)
+    if not checkpoint.is_file():
+        there = sorted(path.name for path in checkpoint.parent.glob("*.pt"))
+        raise FileNotFoundError(f"no checkpoint {checkpoint}; beside it: {', '.join(there) or 'no .pt files'}")
+    if not any((data / part / "dict.txt").is_file() for part in ("", "input0")):
+        raise FileNotFoundError(
+            f"no dict.txt in the data folder {data}; name the folder that the model was trained on (data_name_or_path)"
+        )
+    note = read_note(data) if (data / NOTE).is_file() else {}
+    words = bpe is None and note.get("kind") == "words"
+    if bpe is not None:
+        kwargs |= {"bpe": bpe}
+    elif note and not words:
+        kwargs |= hub_args(data)
     loaded = hub_utils.from_pretrained(
         model_name_or_path,
         checkpoint_file,
         data_name_or_path,
         load_checkpoint_heads=True,
-        **({"bpe": bpe} if bpe else _noted(model_name_or_path, data_name_or_path)),
         **kwargs,
     )
-    return MaskedLMHub(loaded["args"], loaded["task"], loaded["models"][0])
-
-
-def _noted(folder: str, data: str) -> dict[str, str]:
-    path = Path(folder, data) if data.startswith(".") else Path(data)
-    return hub_args(path) if (path / NOTE).is_file() else {}
+    return MaskedLMHub(loaded["args"], loaded["task"], loaded["models"][0], words)

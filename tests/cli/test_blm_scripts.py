@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from fairseq_transnorm import USER_DIR
+from fairseq_transnorm.data.binarize import Corpus, build
+from fairseq_transnorm.data.tokenizers import Tokenization
 from fairseq_transnorm.measure import fine_tuning, masked_perplexity
-from fairseq_transnorm.measure.checkpoints import load_run
+from fairseq_transnorm.measure.checkpoints import load_run, read_state
 from fairseq_transnorm.measure.logs import read_log
 from fairseq_transnorm.measure.masked_perplexity import Settings
+from fairseq_transnorm.models.transnormer.mlm import TransNormerMLM
 from tests.cli.conftest import BLM_FLAGS, LENGTH, SCRIPT_ENV, blm_env
-from tests.helpers import build_sentence_data, run_cli
+from tests.helpers import build_sentence_data, run_cli, sentences
 
 PAPER = SCRIPT_ENV | {"SEQUENCES": "", "BATCH_SIZE": "", "DRY_RUN": 1}
 ROWS = {"train": 64, "valid": 48}
@@ -218,7 +221,10 @@ def test_a_classification_and_the_table(similarity, tiny_lm_data, trained_blm, t
     # both load the pretrained model, and the correlation is that of the predictions of both
     output = fine_tune("CoLA", data, trained_blm, tmp_path / "run", "--max-update", 8, processes=2)
     assert "(8 sequences in each of 2 processes, 1 times)" in output
-    assert json.loads((tmp_path / "run/finetune.json").read_text()) == {"task": "CoLA", "metric": "mcc"}
+    note = {"task": "CoLA", "metric": "mcc", "start": str(trained_blm)}
+    assert json.loads((tmp_path / "run/finetune.json").read_text()) == note
+    other = fine_tune("CoLA", data, "none", tmp_path / "run", check=False)
+    assert "is of another fine-tuning" in other, "it began from other weights"
     best = max(row["mcc"] for row in validations(tmp_path / "run"))
     assert best > 30, "a sentence with or without 'and' should be easy to tell"
     runs = [f"t2={tmp_path}/run", f"t2={similarity}/run"]
@@ -272,10 +278,15 @@ def test_a_task_that_cannot_be_trained_is_refused(tiny_lm_data, trained_blm, tmp
     )
     with pytest.raises(ValueError, match="holds the task MNLI, not RTE"):
         fine_tuning.fine_tuning("RTE", data)
+    state = read_state(trained_blm)
     words = (tiny_lm_data / "dict.txt").read_text().splitlines()
+    (data / "input0/dict.txt").write_text("\n".join(reversed(words)) + "\n")
+    with pytest.raises(ValueError, match="other symbols or another order; prepare the task with --like"):
+        fine_tuning.check_dictionary(trained_blm, state, data)
     (data / "input0/dict.txt").write_text("\n".join(words[:10]) + "\n")
+    state["cfg"].task.data = "gone"
     with pytest.raises(ValueError, match=r"trained with 73 symbols, .*has 15; prepare the task with --like"):
-        fine_tuning.check_dictionary(trained_blm, torch.load(trained_blm)["model"], data)
+        fine_tuning.check_dictionary(trained_blm, state, data)
     output = run_cli("scripts/finetune_glue.sh", "RTE", data, tmp_path / "x.pt", env=SCRIPT_ENV, check=False).stdout
     assert "no checkpoint" in output
     assert "'none' starts from random weights" in output
@@ -295,3 +306,33 @@ def test_the_model_of_a_checkpoint_is_said_in_flags(trained_blm):
     model._name = "roberta_base"
     with pytest.raises(ValueError, match="'roberta_base' does not say its options in a dataclass"):
         fine_tuning.model_flags(trained_blm, model)
+
+
+# --- the hub interface on what the scripts leave
+
+
+def test_hub_from_a_folder_of_the_scripts(trained_blm, tiny_lm_data, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*gone\.pt; beside it: checkpoint_best\.pt"):
+        TransNormerMLM.from_pretrained(str(trained_blm.parent), "gone.pt", str(tiny_lm_data))
+    with pytest.raises(FileNotFoundError, match=r"no dict\.txt in the data folder .*; name the folder"):
+        TransNormerMLM.from_pretrained(str(trained_blm.parent))
+    hub = TransNormerMLM.from_pretrained(str(trained_blm.parent), data_name_or_path=str(tiny_lm_data))
+    assert hub.extract_features(torch.tensor([0, 5, 6, 2])).shape == (1, 4, 64)
+    with pytest.raises(ValueError, match="without a tokenisation"):  # fairseq-preprocess leaves no note of one
+        hub.encode("the old king")
+
+
+@pytest.mark.parametrize(("kind", "size"), [("sentencepiece", 70), ("words", None)])
+def test_hub_fills_masks_by_the_tokenisation_of_the_data_folder(kind, size, tmp_path):
+    corpus = Corpus("sentences", {"train": sentences(80, 0), "valid": ["a"], "test": ["b"]}.__getitem__)
+    build(corpus, tmp_path / "data", Tokenization(kind, size))
+    flags = ["--max-update", 2, *BLM_FLAGS, "--disable-validation"]
+    run_cli("scripts/train_blm.sh", tmp_path / "data", *flags, env=blm_env(tmp_path / "run"))
+    hub = TransNormerMLM.from_pretrained(str(tmp_path / "run"), "checkpoint_last.pt", str(tmp_path / "data"))
+    assert hub.decode(hub.encode("the old king loves")) == "the old king loves"
+    assert hub.decode(hub.encode("the king", "a letter")) == ["the king", "a letter"]
+    found = hub.fill_mask("the old <mask> loves", topk=5)
+    assert len(found) == 5
+    for text, probability, piece in found:
+        assert 0 < probability < 1
+        assert text == "the old" + (f" {piece}" if kind == "words" else piece) + " loves"

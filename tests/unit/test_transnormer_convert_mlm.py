@@ -106,6 +106,11 @@ def add(name, *shape):
             "unknown tensors: .*sentence_encoder.layer_norm.weight",
         ),
         (add("encoder.lm_head.dense.weight", 32, 31), r"lm_head.dense.weight is \(32, 31\), not \(32, 32\)"),
+        (
+            lambda s: s.update(upstream.make_masked_state(SYMBOLS, dim=16, heads_of=(2,)) | s),
+            r"classification_heads.head0.dense.weight is not \(15, 32\)",
+        ),
+        (add("encoder.sentence_encoder.embed_positions.weight", 2, 32), "has 2 rows: no position is left"),
         (add("classification_heads.a.dense.weight", 32, 32), "missing tensors: classification_heads.a.dense.bias"),
     ],
 )
@@ -140,13 +145,23 @@ def test_lengths_and_data_must_fit(data, tmp_path):
         convert(path, tmp_path / "ours.pt", data=data)
 
 
+def test_the_heads_activation_is_kept(tmp_path):
+    path = save(tmp_path / "theirs.pt", upstream.make_masked_state(SYMBOLS), activation_fn="relu")
+    convert(path, tmp_path / "ours.pt")
+    assert stored(tmp_path / "ours.pt")["cfg"]["model"]["activation_fn"] == "relu"
+    revert(tmp_path / "ours.pt", tmp_path / "back.pt")
+    assert stored(tmp_path / "back.pt")["cfg"]["model"]["activation_fn"] == "relu"
+    path = save(tmp_path / "odd.pt", upstream.make_masked_state(SYMBOLS), activation_fn="gelu_accurate")
+    with pytest.raises(ValueError, match="gelu_accurate"):
+        convert(path, tmp_path / "odd_ours.pt")
+
+
 def test_options_that_the_original_lacks_are_refused_on_the_way_back(tmp_path):
     path = save(tmp_path / "theirs.pt", upstream.make_masked_state(SYMBOLS))
     convert(path, tmp_path / "ours.pt")
     for name, value, message in [
         ("pre_norm", True, r"pre_norm=True \(not False\)"),
         ("abs_pos", "sinusoidal", "abs_pos=sinusoidal"),
-        ("activation_fn", "relu", "activation_fn=relu"),
         ("glu_act", "silu", "its gate is silu"),
     ]:
         ours = stored(tmp_path / "ours.pt")

@@ -236,6 +236,24 @@ def test_heads_of_checkpoints(caplog):
         assert torch.equal(*out)
 
 
+def test_half_a_head_is_refused():
+    trained = build_mlm()
+    trained.register_classification_head("a", 3)
+    state = trained.state_dict()
+    del state["classification_heads.a.out_proj.weight"]
+    with pytest.raises(
+        RuntimeError, match=r"half of classification head 'a', no classification_heads\.a\.out_proj\.weight"
+    ):
+        build_mlm().load_state_dict(state)
+
+
+def test_a_new_head_is_in_the_mode_of_its_model():
+    model = build_mlm(pooler_dropout=0.5)
+    model.register_classification_head("a", 2)
+    tokens = random_tokens(2, 5)
+    assert torch.equal(*(model(tokens, classification_head_name="a")[0] for _ in range(2)))
+
+
 def test_checkpoints_of_another_dictionary_or_length_are_refused():
     with pytest.raises(
         RuntimeError, match=r"trained with 35 symbols, dict.txt of the data folder \(with <mask>\) has 25"
@@ -337,6 +355,15 @@ def test_hub_fills_the_mask(hub):
     assert {piece: p for _, p, piece in filled} == pytest.approx({names[i]: expected[i] for i in range(4, 24)})
     assert [p for _, p, _ in filled] == sorted((p for _, p, _ in filled), reverse=True)
     assert [text for text, _, _ in filled] == [f"word0 {piece} word2" for _, _, piece in filled]
+
+
+def test_hub_never_fills_in_what_is_no_text(hub):
+    hub.task.source_dictionary.symbols[10] = "madeupword0000"
+    with torch.no_grad():
+        hub.model.encoder.head.bias[10] = 50.0  # and the likeliest of all
+    assert len(hub.fill_mask("word0<mask>", topk=19)) == 19
+    with pytest.raises(ValueError, match="not between 1 and 19"):
+        hub.fill_mask("word0<mask>", topk=20)
 
 
 def test_hub_features_and_predictions(hub):

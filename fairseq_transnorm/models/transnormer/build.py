@@ -68,7 +68,7 @@ def check_options(cfg: Any) -> None:
     """Refuse option values that no model can be built from, naming the option.
 
     Raises:
-        ValueError: a size below 1, a share outside [0, 1), heads that do not divide the width, or too few positions.
+        ValueError: a size below 1, a share outside [0, 1), or heads that do not divide the width.
     """
     sizes = Sizes.of(cfg)
     counts = [f"{sizes.side}_{name}" for name in ("embed_dim", "layers", "attention_heads", "ffn_embed_dim")]

@@ -204,8 +204,6 @@ def _their_variant(original: Original, options: Mapping[str, Any], glu_act: str,
     bad += [f"{name}=none" for name in ("linear_norm", "layer_norm_type") if options[name] == "none"]
     if (options["local_norm"] == "none") != (variant == t2):
         bad.append(f"local_norm={options['local_norm']}")
-    if original is MLM and options["activation_fn"] != "gelu":
-        bad.append(f"activation_fn={options['activation_fn']} (not gelu)")
     if bad:
         raise ValueError(f"{variant} of the original differs in {'; '.join(bad)}")
     if options["ffn"] == "glu" and options["glu_act"].replace("swish", "silu") != glu_act:
@@ -244,9 +242,10 @@ def _our_options(
     model |= {"layer_norm_type": layout.layer_norm, "linear_norm": layout.linear_norm, "local_norm": layout.local_norm}
     absent = not layout.positions if original is MLM else stored.get("no_token_positional_embeddings")
     model |= {"abs_pos": "none" if absent else original.abs_pos, "ffn": layout.ffn}
+    if original is MLM or layout.ffn == "classic":  # the masked-LM head has it too
+        model["activation_fn"] = stored.get("activation_fn") or model["activation_fn"]
     if layout.ffn == "classic":
         model[original.size("ffn_embed_dim")] = sizes.F
-        model["activation_fn"] = stored.get("activation_fn") or model["activation_fn"]
     else:
         # for other widths than the usual ones: half a channel more, against rounding
         shares = [model["glu_mult"], sizes.F / sizes.D, (sizes.F + 0.5) / sizes.D]

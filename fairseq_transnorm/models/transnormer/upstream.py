@@ -246,6 +246,12 @@ def to_ours(
     _check_shapes(theirs, _their_shapes(table, sizes))
     if sizes.K < 2 or sizes.D % sizes.K:
         raise ValueError(f"heads of {sizes.K} channels (from {first}.self_attn.urpe.v) do not divide width {sizes.D}")
+    if layout.positions and sizes.P < 3:
+        raise ValueError(f"{family.theirs}.{_POSITIONS} has {sizes.P} rows: no position is left for a token")
+    for head in layout.heads:
+        inner = _matrix_shape(theirs, f"classification_heads.{head}.out_proj.weight")[1]
+        if _matrix_shape(theirs, f"classification_heads.{head}.dense.weight") != (inner, sizes.D):
+            raise ValueError(f"wrong shape: classification_heads.{head}.dense.weight is not ({inner}, {sizes.D})")
     mixed = [name for rule in table if len({theirs[x].dtype for x in rule.theirs}) > 1 for name in rule.theirs]
     if mixed:
         raise ValueError(f"tensors that become one have different types: {listed(mixed)}")
