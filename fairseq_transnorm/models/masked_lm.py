@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoder, FairseqEncoderModel
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..modules.masked_lm import ClassificationHead, MaskedLMHead
 from ..modules.positions import LearnedPositions, number_positions, padding_of
+from ..modules.recompute import through_layers
 from .masked_lm_hub import MaskedLMHub, load_hub
 
 logger = logging.getLogger(__name__)
@@ -105,16 +105,9 @@ class MaskedLMEncoder(FairseqEncoder):
             padding = padding_of(src_tokens, self.padding_idx)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
-        x = self.embed(src_tokens, padding)
-        hiddens = [x]
-        for layer in self.layers:
-            if self.checkpoint_activations and self.training:
-                x = checkpoint(layer, x, padding, use_reentrant=False)
-            else:
-                x = layer(x, padding)
-            hiddens.append(x)
-        if self.norm is not None:
-            x = self.norm(x)
+        checkpointed = self.checkpoint_activations and self.training
+        hiddens = through_layers(self.layers, self.embed(src_tokens, padding), padding, checkpointed)
+        x = hiddens[-1] if self.norm is None else self.norm(hiddens[-1])
         extra = {"inner_states": [h.transpose(0, 1) for h in hiddens] if return_all_hiddens else None}
         return (x if features_only else self.output_layer(x, masked_tokens)), extra
 

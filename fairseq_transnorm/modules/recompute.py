@@ -6,7 +6,7 @@ so that on a CPU everything between its inputs and its output stays in the cache
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -51,6 +51,21 @@ def recompute(function: Callable[..., Tensor], *inputs: Tensor | None, random: b
     if not torch.is_grad_enabled():
         return function(*inputs)
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=random)
+
+
+def through_layers(
+    layers: Iterable[Callable[..., Tensor]], x: Tensor, padding: Tensor | None, checkpointed: bool
+) -> list[Tensor]:
+    """Return ``x`` and what each layer makes of the one before, ``layer(x, padding)``.
+
+    Args:
+        checkpointed: keep the layers' inputs only, for the backward pass.
+    """
+    outputs = [x]
+    for layer in layers:
+        x = outputs[-1]
+        outputs.append(checkpoint(layer, x, padding, use_reentrant=False) if checkpointed else layer(x, padding))
+    return outputs
 
 
 def in_parts(function: Callable[[Tensor], Tensor], x: Tensor, rows: int = 2048) -> Tensor:

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from fairseq.data import Dictionary
 from fairseq.models import FairseqIncrementalDecoder, FairseqLanguageModel, register_model
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ...modules.linear import Linear, linear
 from ...modules.norms import LayerNorm
 from ...modules.positions import LearnedPositions, SinusoidalPositions, number_positions, padding_of
+from ...modules.recompute import through_layers
 from ...modules.transnormer_layer import TransNormerLayer
 from ...registry import complete, register_presets
 from .build import build_layers, build_norm_of, check_options, check_preset
@@ -154,15 +154,9 @@ class TransNormerDecoder(FairseqIncrementalDecoder):
             padding = padding_of(tokens, self.padding_idx)
         except ValueError as error:
             raise ValueError(f"transnormer_lm: {error}") from None
-        x = self._embed(tokens, 0, padding)
-        hiddens = [x]
-        for layer in self.layers:
-            if self.checkpoint_activations and self.training:
-                x = checkpoint(layer, x, padding, use_reentrant=False)
-            else:
-                x = layer(x, padding)
-            hiddens.append(x)
-        return x, hiddens
+        checkpointed = self.checkpoint_activations and self.training
+        hiddens = through_layers(self.layers, self._embed(tokens, 0, padding), padding, checkpointed)
+        return hiddens[-1], hiddens
 
     def _read_new(self, tokens: Tensor, incremental_state: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
         state: dict[str, Any] = self.get_incremental_state(incremental_state, "layers") or {
