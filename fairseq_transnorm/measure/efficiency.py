@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -29,6 +32,8 @@ from ..modules.linear_attention import (
     chunkwise_linear_attention,
     quadratic_linear_attention,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class Pair(NamedTuple):
@@ -227,14 +232,22 @@ def step_memory(pair: Pair, lengths: list[int], tokens: int, **size: int) -> lis
     """Return how far a training step raises the peak memory of a fresh process, in MiB; Linux only.
 
     glibc is told to give freed memory back at once, so that the peak is what the step holds, not what the allocator
-    keeps for later. Arguments as in ``training_times``.
+    keeps for later. A model for which there is not enough memory is left out, with a warning. Arguments as in
+    ``training_times``.
     """
     rows = []
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "262144"  # of the processes started below; this one has read it already
     for length in lengths:
         for name in _possible(pair, length):
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                peak = pool.apply(_peak_of_step, (name, length, tokens, size))
+            fresh = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(1, fresh) as pool:
+                try:
+                    peak = pool.submit(_peak_of_step, name, length, tokens, size).result()
+                except BrokenProcessPool:
+                    logger.warning(
+                        "%s at %s tokens per sample: the process was killed; too little memory", name, length
+                    )
+                    continue
             rows.append({"quantity": "memory", "form": name, "length": length, "mebibytes": peak})
     return rows
 

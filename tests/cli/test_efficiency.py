@@ -1,6 +1,8 @@
 """The benchmark: a fair peer, real steps, its three outputs. No time is asserted."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -99,3 +101,13 @@ def test_peak_memory_is_that_of_the_step():
     # the peer holds a mask of 4096 x 4096 numbers, we hold nothing of that size
     assert peak[LM.peer, 4096] - peak[LM.peer, 64] > 4 * 4096**2 / 2**20
     assert peak[LM.ours, 4096] < peak[LM.peer, 4096] - 4 * 4096**2 / 2**20
+
+
+def test_a_model_without_enough_memory_is_left_out(monkeypatch, caplog):
+    monkeypatch.setattr(efficiency, "_peak_of_step", _killed)
+    assert efficiency.step_memory(LM._replace(longest=16), [64], 64, **SMALL) == []
+    assert "transnormer_t2 at 64 tokens per sample: the process was killed" in caplog.text
+
+
+def _killed(*args):
+    os.kill(os.getpid(), signal.SIGKILL)
