@@ -20,7 +20,7 @@ from .config import MLM_PRESETS, TransNormerMLMConfig
 NAME = "transnormer_mlm"
 
 
-@register_model(NAME, dataclass=TransNormerMLMConfig)
+@register_model("transnormer_mlm", dataclass=TransNormerMLMConfig)
 class TransNormerMLM(MaskedLM):
     """Masked language model: by default block-diagonal attention in early layers, linear attention in late ones.
 
