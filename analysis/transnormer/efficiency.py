@@ -56,7 +56,8 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     torch.manual_seed(options.seed)
     pair, plan = PAIRS[options.model], QUICK if options.quick else FULL[options.model]
     size = {key: plan[key] for key in ("dim", "layers", "heads")} | {"vocabulary": options.vocabulary}
-    lengths, tokens, repeats = plan["lengths"], plan["tokens"], options.repeats or plan["repeats"]
+    lengths, tokens = options.lengths or plan["lengths"], plan["tokens"]
+    repeats = options.repeats or plan["repeats"]
     steps = {
         "operator": lambda: efficiency.operator_times(OPERATOR_LENGTHS, pair.operators, repeats),
         "step": lambda: efficiency.training_times(pair, lengths, tokens, repeats, **size),
@@ -158,6 +159,9 @@ def main(argv: list[str] | None = None) -> int:
         choices=sorted(PAIRS),
         default="lm",
         help="lm: causal, beside transformer_lm; mlm: bidirectional, beside roberta (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", metavar="N", help="tokens per sample of steps and memory (default: all)"
     )
     parser.add_argument("--repeats", type=int, help="timed turns; default 3, quick 2")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
