@@ -247,6 +247,9 @@ class MaskedLM(FairseqEncoderModel):
 
         A head that only the checkpoint has is registered with ``load_checkpoint_heads``, else left out with a warning,
         as is one of another shape; a head that only the model has keeps its new weights.
+
+        Raises:
+            RuntimeError: the checkpoint has only a part of a head.
         """
         super().upgrade_state_dict_named(state_dict, name)
         prefix = f"{name}.classification_heads." if name else "classification_heads."
