@@ -247,10 +247,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-tokens", type=int, metavar="N", help="tokens of a batch (default: by the vocabulary)")
     parser.add_argument("--cpu", action="store_true", help="do not use the GPU")
     options = parser.parse_args(argv)
-    try:
-        seeds = [int(seed) for seed in options.mask_seeds.split(",")]
-    except ValueError:
-        parser.error(f"--mask-seeds {options.mask_seeds!r}: whole numbers with commas between")
+    seeds = [int(seed) if seed.strip().isdecimal() else -1 for seed in options.mask_seeds.split(",")]
+    if -1 in seeds:
+        parser.error(f"--mask-seeds {options.mask_seeds!r}: whole numbers from 0 on, with commas between")
     settings = Settings(
         seeds, options.tokens_per_sample, options.sample_break_mode, options.max_tokens, options.skip_long
     )

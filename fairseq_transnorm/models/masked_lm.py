@@ -151,15 +151,16 @@ class MaskedLMEncoder(FairseqEncoder):
 
 @dataclass(frozen=True)
 class HeadOptions:
-    """What ``register_classification_head`` builds: activation, dropout; and whether a checkpoint's heads are kept."""
+    """What ``register_classification_head`` builds; and whether heads that only a checkpoint has are kept."""
 
     activation: str = "tanh"
     dropout: float = 0.0
+    pooling: str = "first"
     load_from_checkpoint: bool = False
 
 
 class MaskedLM(FairseqEncoderModel):
-    """A masked language model with any number of classification heads on the first token.
+    """A masked language model with any number of classification heads.
 
     Args:
         encoder: embedding, layers, masked-LM head.
@@ -190,7 +191,7 @@ class MaskedLM(FairseqEncoderModel):
         if classification_head_name is None:
             return self.encoder(src_tokens, src_lengths, features_only, return_all_hiddens, **kwargs)
         x, extra = self.encoder(src_tokens, src_lengths, True, return_all_hiddens, **kwargs)
-        return self.classification_head(classification_head_name)(x), extra
+        return self.classification_head(classification_head_name)(x, src_tokens.eq(self.encoder.padding_idx)), extra
 
     def classification_head(self, name: str) -> nn.Module:
         """Return the head called ``name``.
@@ -232,6 +233,7 @@ class MaskedLM(FairseqEncoderModel):
             num_classes,
             self.head_options.activation,
             self.head_options.dropout,
+            self.head_options.pooling,
         )
         self.classification_heads[name] = head.to(weight).train(self.training)
 

@@ -52,13 +52,14 @@ class MaskedLMHub(RobertaHubInterface):
         self._need_bpe()
         return super().encode(sentence, *addl_sentences, no_separator=no_separator)
 
-    def decode(self, tokens: Tensor) -> str | list[str]:
+    def decode(self, tokens: Tensor | list[int]) -> str | list[str]:
         """Return the text of tokens ``T``; a list of sentences for a pair.
 
         Raises:
             ValueError: not one row of tokens, or the model was loaded without a tokenisation.
         """
         self._need_bpe()
+        tokens = torch.as_tensor(tokens)
         if tokens.dim() != 1 or not tokens.numel():
             raise ValueError(f"decode takes the tokens of one text, not a tensor of shape {tuple(tokens.shape)}")
         return super().decode(tokens.cpu())
@@ -106,8 +107,10 @@ class MaskedLMHub(RobertaHubInterface):
         Raises:
             ValueError: no such head; the message lists those that are there.
         """
-        self.model.classification_head(head)
-        return super().predict(head, tokens, return_logits)
+        # not fairseq's: its heads see features only, and would pool padding too
+        rows = tokens.reshape(-1, tokens.shape[-1]).to(self.device)
+        logits, _ = self.model(rows, classification_head_name=head)
+        return logits if return_logits else logits.log_softmax(-1)
 
     def _need_bpe(self) -> None:
         if self.bpe is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .activations import get_activation
@@ -12,6 +12,28 @@ from .linear import Linear, linear
 from .norms import LayerNorm
 
 BERT_STD = 0.02
+
+
+def first_token(features: Float[Tensor, "B T D"], padding: Bool[Tensor, "B T"] | None = None) -> Float[Tensor, "B D"]:
+    """Return the state of ``<s>``, which stands first."""
+    return features[:, 0]
+
+
+def mean_of_tokens(
+    features: Float[Tensor, "B T D"], padding: Bool[Tensor, "B T"] | None = None
+) -> Float[Tensor, "B D"]:
+    """Return ``sum_t x_t / T`` over the tokens that are no padding, ``<s>`` and ``</s>`` included.
+
+    Added up in float32 or wider; a row of nothing but padding gives 0.
+    """
+    if padding is None:
+        return features.mean(1)
+    kind = torch.promote_types(features.dtype, torch.float32)
+    lengths = (~padding).sum(1, keepdim=True).clamp(min=1)
+    return (features.masked_fill(padding[..., None], 0.0).sum(1, dtype=kind) / lengths).to(features.dtype)
+
+
+POOLINGS = {"first": first_token, "mean": mean_of_tokens}
 
 
 class MaskedLMHead(nn.Module):
@@ -41,7 +63,7 @@ class MaskedLMHead(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """``dropout, dense D -> I, act, dropout, linear I -> N`` on the first token, as RoBERTa's sentence classification.
+    """``pool, dropout, dense D -> I, act, dropout, linear I -> N``: RoBERTa's sentence classification, on any pooling.
 
     Args:
         dim: model width D.
@@ -49,22 +71,32 @@ class ClassificationHead(nn.Module):
         num_classes: classes N, or regression targets.
         activation: name of act.
         dropout: before both maps.
+        pooling: name of what makes one vector of a sequence: RoBERTa's ``first``, or ``mean``.
     """
 
     def __init__(
-        self, dim: int, inner_dim: int, num_classes: int, activation: str = "tanh", dropout: float = 0.0
+        self,
+        dim: int,
+        inner_dim: int,
+        num_classes: int,
+        activation: str = "tanh",
+        dropout: float = 0.0,
+        pooling: str = "first",
     ) -> None:
         super().__init__()
         self.dense = Linear(dim, inner_dim)
         self.activation = get_activation(activation)
         self.dropout = dropout
         self.out_proj = Linear(inner_dim, num_classes)
+        self.pool = POOLINGS[pooling]
         self.sizes = (num_classes, inner_dim)
 
-    def forward(self, features: Float[Tensor, "B T D"]) -> Float[Tensor, "B N"]:
-        """Return logits of the sequences."""
-        first = F.dropout(features[:, 0], self.dropout, self.training)
-        return self.out_proj(F.dropout(self.activation(self.dense(first)), self.dropout, self.training))
+    def forward(
+        self, features: Float[Tensor, "B T D"], padding: Bool[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B N"]:
+        """Return logits of the sequences; ``padding`` is True at what is no token."""
+        x = F.dropout(self.pool(features, padding), self.dropout, self.training)
+        return self.out_proj(F.dropout(self.activation(self.dense(x)), self.dropout, self.training))
 
 
 def initialise_as_bert(module: nn.Module) -> None:

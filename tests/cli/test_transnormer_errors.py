@@ -124,6 +124,12 @@ SCRIPTS = {"scripts/train_alm.sh": [], "scripts/eval_alm.sh": ["CHECKPOINT"], "s
 SCRIPTS |= {"scripts/train_blm.sh": [], "scripts/eval_blm.sh": ["CHECKPOINT"]}
 
 
+def test_seeds_of_masks_are_refused_by_their_flag(tmp_path):
+    (tmp_path / "dict.txt").touch()
+    words = last_words("scripts/eval_blm.sh", "CHECKPOINT", tmp_path, env=SCRIPT_ENV | {"MASK_SEED": "1,-2"})
+    assert "--mask-seeds '1,-2': whole numbers from 0 on" in words
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_name_a_missing_or_empty_data_folder(script, tmp_path):
     words = last_words(script, *SCRIPTS[script], tmp_path / "none", env=SCRIPT_ENV)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq_transnorm.modules import recompute
+from fairseq_transnorm.modules.masked_lm import POOLINGS
 from tests.transnormer_reference import T1, T2, build_mlm, padded, random_tokens
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64
@@ -25,15 +26,19 @@ LENGTHS = st.lists(st.sampled_from([1, 7, 8, 9, 16, 24, 40]) | st.integers(1, 40
 
 
 @settings(max_examples=40)
-@given(options=OPTIONS, lengths=LENGTHS, seed=st.integers(0, 99))
+@given(options=OPTIONS, lengths=LENGTHS, seed=st.integers(0, 99), pooling=st.sampled_from(list(POOLINGS)))
 @torch.no_grad()
-def test_padded_rows_equal_single_rows(options, lengths, seed):
-    model = build_mlm(seed, **options)
+def test_padded_rows_equal_single_rows(options, lengths, seed, pooling):
+    model = build_mlm(seed, pooling=pooling, **options)
+    model.register_classification_head("a", 3)
     rows = [random_tokens(n, seed=i) for i, n in enumerate(lengths)]
     together = model(padded(rows))[0]
     for row, out in zip(rows, together, strict=True):
         torch.testing.assert_close(out[: len(row)], model(row[None])[0][0], **EXACT)
     assert together.isfinite().all()
+    logits, _ = model(padded(rows), classification_head_name="a")
+    alone = torch.cat([model(row[None], classification_head_name="a")[0] for row in rows])
+    torch.testing.assert_close(logits, alone, **EXACT)
 
 
 @settings(max_examples=10)

@@ -161,6 +161,7 @@ def test_options_that_the_original_lacks_are_refused_on_the_way_back(tmp_path):
     convert(path, tmp_path / "ours.pt")
     for name, value, message in [
         ("pre_norm", True, r"pre_norm=True \(not False\)"),
+        ("pooling", "mean", r"pooling=mean \(not first\)"),
         ("abs_pos", "sinusoidal", "abs_pos=sinusoidal"),
         ("glu_act", "silu", "its gate is silu"),
     ]:

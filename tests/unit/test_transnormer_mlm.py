@@ -17,9 +17,11 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from torch import nn
 
+from fairseq_transnorm.models.masked_lm import HeadOptions
 from fairseq_transnorm.models.masked_lm_hub import MaskedLMHub
 from fairseq_transnorm.models.transnormer.config import MLM_PRESETS, TransNormerMLMConfig
 from fairseq_transnorm.models.transnormer.mlm import TransNormerMLM
+from fairseq_transnorm.modules.masked_lm import mean_of_tokens
 from tests import transnormer_reference as reference
 from tests.transnormer_reference import PAD, T1, T2, MLMTask, build_mlm, mlm_config, padded, random_tokens
 
@@ -197,6 +199,22 @@ def test_a_head_is_fairseqs():
     ]
 
 
+def test_a_head_on_the_mean_of_all_tokens():
+    model, rows = build_mlm(pooling="mean"), [random_tokens(n, seed=n) for n in (9, 4)]
+    model.register_classification_head("a", 3)
+    head, both = model.classification_heads["a"], model(padded(rows), classification_head_name="a")[0]
+    for row, logits in zip(rows, both, strict=True):
+        mean = sum(model(row[None], features_only=True)[0][0]) / len(row)
+        torch.testing.assert_close(logits, head.out_proj(torch.tanh(head.dense(mean))), **EXACT)
+
+
+def test_the_mean_of_many_halves_is_finite_and_that_of_none_0():
+    features = torch.full((2, 512, 4), 200.0, dtype=torch.float16)  # their sum is beyond 65504
+    padding = torch.tensor([[False], [True]]).repeat(1, 512)
+    padding[0, -1] = True
+    assert torch.equal(mean_of_tokens(features, padding), torch.tensor([[200.0], [0.0]]).half().repeat(1, 4))
+
+
 def test_heads_are_refused_by_name():
     model = build_mlm()
     with pytest.raises(ValueError, match="no classification head 'b', there are: none; add one"):
@@ -343,7 +361,7 @@ def test_hub_encodes_and_decodes(hub):
     assert hub.encode("word0 word3").tolist() == [0, 4, 7, 2]
     assert hub.encode("word0", "word1").tolist() == [0, 4, 2, 2, 5, 2]
     assert hub.encode("word0", "word1", no_separator=True).tolist() == [0, 4, 2, 5, 2]
-    assert hub.decode(hub.encode("word0 word3")) == "word0 word3"
+    assert hub.decode(hub.encode("word0 word3")) == hub.decode([0, 4, 7, 2]) == "word0 word3"
     assert hub.decode(hub.encode("word0", "word1")) == ["word0", "word1"]
 
 
@@ -366,10 +384,12 @@ def test_hub_never_fills_in_what_is_no_text(hub):
         hub.fill_mask("word0<mask>", topk=20)
 
 
-def test_hub_features_and_predictions(hub):
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_hub_features_and_predictions(hub, pooling):
     tokens = hub.encode("word0 word3 word4")
     assert hub.extract_features(tokens).shape == (1, 5, 16)
     assert [h.shape for h in hub.extract_features(tokens, return_all_hiddens=True)] == 5 * [(1, 5, 16)]
+    hub.model.head_options = HeadOptions(pooling=pooling)
     hub.register_classification_head("a", num_classes=3)
     batch = padded([tokens, hub.encode("word1")])
     both = hub.predict("a", batch)

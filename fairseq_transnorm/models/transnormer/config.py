@@ -10,6 +10,7 @@ from ...modules.activations import ACTIVATIONS
 from ...modules.linear_attention import CAUSAL_FORMS
 from ...modules.local_attention import SOFTMAX
 from ...modules.lrpe import LRPE_KINDS
+from ...modules.masked_lm import POOLINGS
 from ...modules.norms import NORMS
 
 ACTIVATION = ChoiceEnum(list(ACTIVATIONS))
@@ -20,6 +21,7 @@ LRPE_LAYERS = ChoiceEnum(["both", "linear", "local"])
 LAYER_ORDER = ChoiceEnum(["local_first", "linear_first"])
 ABSOLUTE_POSITIONS = ChoiceEnum(["sinusoidal", "learned", "none"])
 FEED_FORWARD = ChoiceEnum(["glu", "classic"])
+POOLING = ChoiceEnum(list(POOLINGS))
 CAUSAL_FORM = ChoiceEnum(list(CAUSAL_FORMS))
 
 
@@ -129,6 +131,10 @@ class TransNormerMLMConfig(LayerOptions, EncoderSizes):
     )
     no_layernorm_embedding: bool = field(default=False, metadata={"help": "no LayerNorm on the embedding"})
     scale_embedding: bool = field(default=False, metadata={"help": "multiply embeddings by sqrt(D)"})
+    pooling: POOLING = field(
+        default="first",
+        metadata={"help": "what a classification head reads: the first token, <s>, or the mean of all tokens"},
+    )
     pooler_activation_fn: ACTIVATION = field(
         default="tanh", metadata={"help": "activation of the classification heads"}
     )

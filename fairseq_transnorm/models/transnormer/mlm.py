@@ -39,7 +39,9 @@ class TransNormerMLM(MaskedLM):
             check_options(cfg)
             check_preset(cfg, NAME, MLM_PRESETS, TransNormerMLMConfig)
             _check_positions(cfg, task)
-            heads = HeadOptions(str(cfg.pooler_activation_fn), cfg.pooler_dropout, cfg.load_checkpoint_heads)
+            heads = HeadOptions(
+                str(cfg.pooler_activation_fn), cfg.pooler_dropout, str(cfg.pooling), cfg.load_checkpoint_heads
+            )
             return cls(build_encoder(cfg, task.source_dictionary), heads)
         except ValueError as error:
             raise ValueError(f"{NAME}: {error}") from error

@@ -152,7 +152,7 @@ MLM = Original(
     task="masked_lm",
     task_config=MaskedLMConfig,
     criterion="MaskedLmLoss",
-    fixed=_FIXED | {"pre_norm": False, "no_layernorm_embedding": False, "scale_embedding": False},
+    fixed=_FIXED | {"pre_norm": False, "no_layernorm_embedding": False, "scale_embedding": False, "pooling": "first"},
     told={
         "encoder_normalize_before": False,
         "layernorm_embedding": True,
