@@ -125,7 +125,7 @@ SCRIPTS |= {"scripts/train_blm.sh": [], "scripts/eval_blm.sh": ["CHECKPOINT"]}
 
 
 def test_seeds_of_masks_are_refused_by_their_flag(tmp_path):
-    (tmp_path / "dict.txt").touch()
+    (tmp_path / "dict.txt").write_text("a 1\n")
     words = last_words("scripts/eval_blm.sh", "CHECKPOINT", tmp_path, env=SCRIPT_ENV | {"MASK_SEED": "1,-2"})
     assert "--mask-seeds '1,-2': whole numbers from 0 on" in words
 
