@@ -69,7 +69,7 @@ progress() {
 # pretrain: until this process ends, as tune.
 # shellcheck disable=SC2329  # start calls it
 pretrain() {
-    OMP_NUM_THREADS=$(nproc) SAVE_DIR=$out/pretrained ARCH=transnormer_mlm SEQUENCES=16 BATCH_SIZE=16 \
+    SAVE_DIR=$out/pretrained ARCH=transnormer_mlm SEQUENCES=16 BATCH_SIZE=16 \
         exec bash scripts/train_blm.sh "$out/plays" "${common[@]}" "${model[@]}" "${pretraining[@]}"
 }
 
