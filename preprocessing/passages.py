@@ -53,7 +53,9 @@ def main() -> None:
     parser.add_argument(
         "--per-label", type=int, metavar="N", help="train: N passages of each label, drawn at random (default: all)"
     )
-    parser.add_argument("--draw-seed", type=int, default=1, metavar="N", help="of --per-label (default: %(default)s)")
+    parser.add_argument(
+        "--draw-seed", type=int, default=1, metavar="N", help="which ones --per-label draws (default: %(default)s)"
+    )
     options.add_output_arguments(parser)
     options.add_like(parser, required=True)
     args = parser.parse_args()
@@ -65,7 +67,7 @@ def main() -> None:
         found["train"] = draw(found["train"], args.per_label, args.draw_seed)
     splits = {split: Examples([Example((text,), genre) for text, genre in pairs]) for split, pairs in found.items()}
     about = {"corpus": "plays", "seed": args.seed, "held_out": args.held_out, "words": args.words}
-    about |= {"per_label": args.per_label, "draw_seed": args.draw_seed, "plays": rows}
+    about |= {"per_label": args.per_label, "draw_seed": args.per_label and args.draw_seed, "plays": rows}
     note = classification.build(
         TASK,
         splits,

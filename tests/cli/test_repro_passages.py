@@ -1,6 +1,7 @@
 """scripts/repro/passages.sh, scaled down: every step of it for real, then again."""
 
 import json
+import re
 
 import pytest
 
@@ -38,5 +39,23 @@ def test_pretraining_and_fine_tuning_from_nothing_to_the_table(tmp_path):
     assert {row["n"] for row in json.loads((out / "accuracy-10.json").read_text())["rows"]} == {2}
     drawn = [(out / f"passages-10-{seed}/input0/train.bin").read_bytes() for seed in (2, 3)]
     assert drawn[0] != drawn[1]
-    other = run_cli("scripts/repro/passages.sh", env=env | {"VOCAB_SIZE": 80}, check=False)
-    assert (other.returncode, "holds a run with other settings" in other.stdout) == (1, True)
+    for other in ({"VOCAB_SIZE": 80}, {"TUNE_UPDATE": 2}):
+        refused = run_cli("scripts/repro/passages.sh", env=env | other, check=False)
+        assert (refused.returncode, "holds a run with other settings" in refused.stdout) == (1, True)
+
+    # another pretraining: its fine-tunings are made anew, those of random weights stay
+    before = {name: (out / f"{name}-10-2/done").stat().st_mtime_ns for name in ("tuned", "random")}
+    (out / "pretrained/done").touch()
+    run_cli("scripts/repro/passages.sh", env=env | {"PER_LABEL": "10"})
+    assert "Nothing to do" not in (out / "logs/tuned-10-2.log").read_text()
+    log = (out / "tuned-10-2/train.log").read_text()
+    assert max(map(int, re.findall(r'"train_num_updates": "(\d+)"', log))) == 4
+    assert (out / "random-10-2/done").stat().st_mtime_ns == before["random"]
+    assert (out / "tuned-10-2/done").stat().st_mtime_ns > before["tuned"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("PER_LABEL", "50 08"), ("SEEDS", "1 x"), ("TUNE_UPDATE", "0")])
+def test_numbers_are_checked_before_anything_is_made(tmp_path, name, value):
+    refused = run_cli("scripts/repro/passages.sh", env={"OUT": tmp_path / "out", name: value}, check=False)
+    assert f"{name} is '{value.split()[-1]}', not a whole number of at least 1" in refused.stdout
+    assert (refused.returncode, (tmp_path / "out").exists()) == (1, False)

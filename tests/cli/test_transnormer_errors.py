@@ -126,8 +126,9 @@ SCRIPTS |= {"scripts/train_blm.sh": [], "scripts/eval_blm.sh": ["CHECKPOINT"]}
 
 def test_seeds_of_masks_are_refused_by_their_flag(tmp_path):
     (tmp_path / "dict.txt").write_text("a 1\n")
-    words = last_words("scripts/eval_blm.sh", "CHECKPOINT", tmp_path, env=SCRIPT_ENV | {"MASK_SEED": "1,-2"})
-    assert "--mask-seeds '1,-2': whole numbers from 0 on" in words
+    for seeds in ("1,-2", str(2**32)):
+        words = last_words("scripts/eval_blm.sh", "CHECKPOINT", tmp_path, env=SCRIPT_ENV | {"MASK_SEED": seeds})
+        assert f"--mask-seeds '{seeds}': whole numbers from 0 to 2^32 - 1" in words
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

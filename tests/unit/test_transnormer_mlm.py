@@ -15,6 +15,7 @@ from fairseq.criterions.masked_lm import MaskedLmLoss
 from fairseq.criterions.sentence_prediction import SentencePredictionConfig, SentencePredictionCriterion
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_CONFIG_REGISTRY
+from fairseq.models.roberta.model import RobertaClassificationHead
 from torch import nn
 
 from fairseq_transnorm.models.masked_lm import HeadOptions
@@ -398,6 +399,13 @@ def test_hub_features_and_predictions(hub, pooling):
     torch.testing.assert_close(hub.predict("a", batch, return_logits=True).log_softmax(-1), both)
 
 
+def test_heads_of_others_see_the_features(hub):
+    hub.model.classification_heads["theirs"] = head = RobertaClassificationHead(16, 16, 3, "tanh", 0.0)
+    tokens = hub.encode("word0 word3")
+    expected = head(hub.extract_features(tokens)).log_softmax(-1)
+    torch.testing.assert_close(hub.predict("theirs", tokens), expected)
+
+
 def test_hub_says_what_is_wrong(hub):
     for text in ("word0", "<mask> <mask>"):
         with pytest.raises(ValueError, match="exactly one <mask>"):
@@ -405,7 +413,11 @@ def test_hub_says_what_is_wrong(hub):
     with pytest.raises(ValueError, match="topk 21 is not between 1 and 20"):
         hub.fill_mask("<mask>", topk=21)
     with pytest.raises(ValueError, match="no classification head 'a'"):
-        hub.predict("a", torch.tensor([0, 4, 2]))
+        hub.predict("a", torch.zeros(1, 600))  # nor does it fit, but that is not said before the head is there
+    hub.register_classification_head("b", num_classes=3)
+    for tokens, words in ((torch.zeros(0), "empty batch"), (torch.zeros(1, 2, 3), "not a tensor of shape")):
+        with pytest.raises(ValueError, match=words):
+            hub.predict("b", tokens)
     with pytest.raises(ValueError, match="tokens of one text"):
         hub.decode(torch.zeros(2, 3))
     hub.bpe = None
