@@ -170,7 +170,7 @@ main() {
     for n in "${per_label[@]}"; do [[ $n == all ]] || check_number PER_LABEL "$n"; done
     [[ -z ${TUNE_UPDATE:-} ]] || check_number TUNE_UPDATE "$TUNE_UPDATE"
     say "Passages: pretrain a small masked t2 on Shakespeare's plays, then tell comedies from tragedies:" \
-        "about 45 minutes on 2 cores, once the environment is there."
+        "about 55 minutes on 2 cores, once the environment is there."
     open_folder outputs/passages "$(printf '%q ' "${SOURCE:-}" "${TOKENIZER:-gpt2}" "${VOCAB_SIZE:-16000}" \
         "${WORDS:-100}" "$held_out" "${model[@]}" "${pretraining[@]}" "${tuning[@]}" "${TUNE_UPDATE:-}")"
     local began=$SECONDS
