@@ -3,7 +3,7 @@
 import logging
 
 _level = logging.getLogger().level
-from . import checkpointing, models, processes  # noqa: E402, F401  (importing registers)
+from . import checkpointing, criterions, models, processes, tasks  # noqa: E402, F401  (importing registers)
 
 logging.getLogger().setLevel(_level)  # one of fairseq's own models sets it to DEBUG on import
 

@@ -1,0 +1,1 @@
+"""Criterions; importing this package registers them (fairseq's spelling of the folder)."""

@@ -1,0 +1,1 @@
+"""Tasks; importing this package registers them."""
