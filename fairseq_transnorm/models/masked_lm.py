@@ -39,7 +39,10 @@ class MaskedLMEncoder(FairseqEncoder):
         embed_scale: factor of the token embedding.
         norm: after the last layer; None for none.
         dropout: after the embedding.
+        embed_segments: embedding of the segment that a token belongs to, ``num_segments D``; None for none.
+        norm_after_dropout: the embedding goes through dropout before ``embed_norm``, not after it.
         checkpoint_activations: keep the layers' inputs only and compute the rest again in the backward pass.
+        offload_activations: the same, and keep these inputs in the memory of the CPU.
     """
 
     def __init__(
@@ -55,21 +58,33 @@ class MaskedLMEncoder(FairseqEncoder):
         embed_scale: float = 1.0,
         norm: nn.Module | None = None,
         dropout: float = 0.0,
+        embed_segments: nn.Embedding | None = None,
+        norm_after_dropout: bool = False,
         checkpoint_activations: bool = False,
+        offload_activations: bool = False,
     ) -> None:
         super().__init__(dictionary)
         self.name = name
         self.padding_idx = dictionary.pad()
+        self.end_idx = dictionary.eos()
         self.embed_tokens = nn.Embedding(len(dictionary), dim, self.padding_idx)
         self.embed_positions = embed_positions
+        self.embed_segments = embed_segments
         self.embed_norm = embed_norm
+        self.norm_after_dropout = norm_after_dropout
         self.embed_scale = embed_scale
         self.layers = layers
         self.norm = norm
         self.head = head
         self.limit = max_positions
         self.dropout = dropout
-        self.checkpoint_activations = checkpoint_activations
+        self.checkpoint_activations = checkpoint_activations or offload_activations
+        self.offload_activations = offload_activations
+
+    @property
+    def num_segments(self) -> int:
+        """Segments that the model tells apart; 0 without segment embeddings."""
+        return 0 if self.embed_segments is None else self.embed_segments.num_embeddings
 
     def max_positions(self) -> int:
         """Most tokens of one sample."""
@@ -82,6 +97,7 @@ class MaskedLMEncoder(FairseqEncoder):
         features_only: bool = False,
         return_all_hiddens: bool = False,
         masked_tokens: Tensor | None = None,
+        segment_ids: Tensor | None = None,
         **unused: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return logits ``B T N`` (features ``B T D`` with ``features_only``) and fairseq's dictionary of extras.
@@ -90,9 +106,12 @@ class MaskedLMEncoder(FairseqEncoder):
             src_tokens: token ids ``B T``, padded on the right only.
             return_all_hiddens: put the embedding's and each layer's output, ``T B D``, into ``inner_states``.
             masked_tokens: True where logits are wanted, ``B T``; they are then ``M N``, M being the number of these.
+            segment_ids: the segment of each token, ``B T``; by default 0 up to and with the first ``</s>``, then 1,
+                and 0 at padding. A model without segment embeddings takes none but 0.
 
         Raises:
-            ValueError: an empty batch, a sample longer than ``max_positions``, or padding before a token.
+            ValueError: an empty batch, a sample longer than ``max_positions``, padding before a token, or a segment
+                that the model does not have.
         """
         if not src_tokens.numel():
             raise ValueError(f"{self.name}: an empty batch, {tuple(src_tokens.shape)} tokens")
@@ -106,20 +125,51 @@ class MaskedLMEncoder(FairseqEncoder):
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
         checkpointed = self.checkpoint_activations and self.training
-        hiddens = through_layers(self.layers, self.embed(src_tokens, padding), padding, checkpointed)
-        x = hiddens[-1] if self.norm is None else self.norm(hiddens[-1])
-        extra = {"inner_states": [h.transpose(0, 1) for h in hiddens] if return_all_hiddens else None}
+        x = self.embed(src_tokens, padding, segment_ids)
+        states = []
+        for x in through_layers(self.layers, x, padding, checkpointed, checkpointed and self.offload_activations):
+            if return_all_hiddens:
+                states.append(x.transpose(0, 1))
+        if self.norm is not None:
+            x = self.norm(x)
+        extra = {"inner_states": states if return_all_hiddens else None}
         return (x if features_only else self.output_layer(x, masked_tokens)), extra
 
-    def embed(self, tokens: Tensor, padding: Tensor | None) -> Tensor:
-        """Return ``dropout(norm(scale * E[token] + P[position]))``, ``B T D``; 0 at padding."""
+    def embed(self, tokens: Tensor, padding: Tensor | None, segment_ids: Tensor | None = None) -> Tensor:
+        """Return ``dropout(norm(scale * E[token] + P[position] + S[segment]))``, ``B T D``; 0 at padding.
+
+        With ``norm_after_dropout`` it is ``norm(dropout(..))``.
+        """
         x = self.embed_scale * self.embed_tokens(tokens)
         if self.embed_positions is not None:
             x = x + self.embed_positions(*number_positions(tokens, self.padding_idx, padding))
-        if self.embed_norm is not None:
+        if self.embed_segments is not None or segment_ids is not None:
+            segments = self.segments(tokens, padding) if segment_ids is None else self._checked(segment_ids)
+            x = x if self.embed_segments is None else x + self.embed_segments(segments)
+        if self.embed_norm is not None and not self.norm_after_dropout:
             x = self.embed_norm(x)
         x = F.dropout(x, self.dropout, self.training)
+        if self.embed_norm is not None and self.norm_after_dropout:
+            x = self.embed_norm(x)
         return x if padding is None else x.masked_fill(padding[..., None], 0.0)
+
+    def segments(self, tokens: Tensor, padding: Tensor | None) -> Tensor:
+        """Return the segments ``B T`` of ``<s> A </s> B </s>``: 0 up to and with the first ``</s>``, 1 in the rest.
+
+        They are 0 at padding, and everywhere in a model with one segment.
+        """
+        ends = tokens.eq(self.end_idx)
+        segments = (ends.cumsum(1) - ends.long()).clamp(max=min(1, self.num_segments - 1))
+        return segments if padding is None else segments.masked_fill(padding, 0)
+
+    def _checked(self, segment_ids: Tensor) -> Tensor:
+        known = max(1, self.num_segments)
+        if segment_ids.numel() and not 0 <= (most := int(segment_ids.max())) < known:
+            raise ValueError(
+                f"{self.name}: a token of segment {most}, the model has {self.num_segments} segment embeddings; train "
+                f"one with --num-segments {most + 1}, or use data without pairs"
+            )
+        return segment_ids
 
     def output_layer(self, features: Tensor, masked_tokens: Tensor | None = None) -> Tensor:
         """Project features ``B T D``, of the masked tokens only where these are given, to logits."""
@@ -131,7 +181,7 @@ class MaskedLMEncoder(FairseqEncoder):
         """Check the embeddings of a checkpoint before it is loaded.
 
         Raises:
-            RuntimeError: they belong to another dictionary or another number of positions.
+            RuntimeError: they belong to another dictionary, or another number of positions or segments.
         """
         trained = state_dict.get(f"{name}.embed_tokens.weight")
         if trained is not None and len(trained) != self.embed_tokens.num_embeddings:
@@ -139,6 +189,13 @@ class MaskedLMEncoder(FairseqEncoder):
                 f"{self.name}: dictionary mismatch: the checkpoint was trained with {len(trained)} symbols, "
                 f"dict.txt of the data folder (with <mask>) has {self.embed_tokens.num_embeddings}; prepare the data "
                 "with the dictionary of its training"
+            )
+        segments = state_dict.get(f"{name}.embed_segments.weight")
+        found = 0 if segments is None else len(segments)
+        if trained is not None and found != self.num_segments:
+            raise RuntimeError(
+                f"{self.name}: the checkpoint has {found} segment embeddings, the model {self.num_segments}; pass "
+                f"--num-segments {found}"
             )
         if isinstance(self.embed_positions, LearnedPositions):
             rows = state_dict.get(f"{name}.embed_positions.embedding.weight")
@@ -168,6 +225,10 @@ class MaskedLM(FairseqEncoderModel):
     """
 
     encoder: MaskedLMEncoder
+    # matrices of a classification head, whose rows are the sizes that build it
+    head_matrices: tuple[str, ...] = ("out_proj", "dense")
+    # between the two texts of a pair stands a second </s>, as in RoBERTa
+    double_separator = True
 
     def __init__(self, encoder: MaskedLMEncoder, heads: HeadOptions) -> None:
         super().__init__(encoder)
@@ -192,7 +253,11 @@ class MaskedLM(FairseqEncoderModel):
             return self.encoder(src_tokens, src_lengths, features_only, return_all_hiddens, **kwargs)
         head = self.classification_head(classification_head_name)
         x, extra = self.encoder(src_tokens, src_lengths, True, return_all_hiddens, **kwargs)
-        return head(x, padding=padding_of(src_tokens, self.encoder.padding_idx)), extra
+        return self.classify(head, x, src_tokens), extra
+
+    def classify(self, head: nn.Module, features: Tensor, tokens: Tensor) -> Tensor:
+        """Return the logits ``B N`` that ``head`` makes of the features ``B T D`` of ``tokens``."""
+        return head(features, padding=padding_of(tokens, self.encoder.padding_idx))
 
     def classification_head(self, name: str) -> nn.Module:
         """Return the head called ``name``.
@@ -228,15 +293,15 @@ class MaskedLM(FairseqEncoderModel):
         if name in self.classification_heads:
             logger.warning("%s: classification head %r is replaced by a new one", self.encoder.name, name)
         weight = self.encoder.embed_tokens.weight
-        head = ClassificationHead(
-            weight.shape[1],
-            inner_dim or weight.shape[1],
-            num_classes,
-            self.head_options.activation,
-            self.head_options.dropout,
-            self.head_options.pooling,
-        )
+        head = self.build_head(weight.shape[1], num_classes, inner_dim)
         self.classification_heads[name] = head.to(weight).train(self.training)
+
+    def build_head(self, dim: int, num_classes: int, inner_dim: int | None) -> nn.Module:
+        """Return a new classification head for features of width ``dim``."""
+        options = self.head_options
+        return ClassificationHead(
+            dim, inner_dim or dim, num_classes, options.activation, options.dropout, options.pooling
+        )
 
     def get_normalized_probs(
         self, net_output: tuple[Tensor, Any], log_probs: bool, sample: dict[str, Any] | None = None
@@ -258,16 +323,16 @@ class MaskedLM(FairseqEncoderModel):
         prefix = f"{name}.classification_heads." if name else "classification_heads."
         found = {key.removeprefix(prefix).split(".")[0] for key in state_dict if key.startswith(prefix)}
         for head in sorted(found):
-            names = [f"{prefix}{head}.{part}.weight" for part in ("out_proj", "dense")]
+            names = [f"{prefix}{head}.{part}.weight" for part in self.head_matrices]
             if missing := [name for name in names if name not in state_dict]:
                 raise RuntimeError(
                     f"{self.encoder.name}: the checkpoint has half of classification head {head!r}, no {missing[0]}"
                 )
-            classes, inner = (len(state_dict[name]) for name in names)
+            sizes = tuple(len(state_dict[name]) for name in names)
             if head not in self.classification_heads and self.head_options.load_from_checkpoint:
-                self.register_classification_head(head, classes, inner)
+                self.register_classification_head(head, *sizes)
             here = dict(self.classification_heads.items()).get(head)
-            if not isinstance(here, ClassificationHead) or here.sizes != (classes, inner):
+            if getattr(here, "sizes", None) != sizes:
                 why = "the model has none of that name" if here is None else "the model's has another shape"
                 logger.warning("%s: leaving out classification head %r: %s", self.encoder.name, head, why)
                 for key in [key for key in state_dict if key.startswith(f"{prefix}{head}.")]:

@@ -46,11 +46,14 @@ class MaskedLMHub(RobertaHubInterface):
     def encode(self, sentence: str, *addl_sentences: str, no_separator: bool = False) -> Tensor:
         """Return ``<s> sentence </s>``, or ``<s> a </s> </s> b </s>`` for a pair, as token ids ``T``.
 
+        A model that was trained on pairs with one ``</s>`` between them gets one, as with ``no_separator``.
+
         Raises:
             ValueError: the model was loaded without a tokenisation.
         """
         self._need_bpe()
-        return super().encode(sentence, *addl_sentences, no_separator=no_separator)
+        single = no_separator or not self.model.double_separator
+        return super().encode(sentence, *addl_sentences, no_separator=single)
 
     def decode(self, tokens: Tensor | list[int]) -> str | list[str]:
         """Return the text of tokens ``T``; a list of sentences for a pair.

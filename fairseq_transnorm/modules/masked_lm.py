@@ -1,4 +1,4 @@
-"""What stands on top of a bidirectional encoder: masked-LM head, classification head; and BERT's initialisation."""
+"""What stands on top of a bidirectional encoder: masked-LM head, pooling, classification heads."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .activations import get_activation
+from .initialisation import BERT_STD, draw_normal
 from .linear import Linear, linear
 from .norms import LayerNorm
-
-BERT_STD = 0.02
 
 
 def first_token(features: Float[Tensor, "B T D"], padding: Bool[Tensor, "B T"] | None = None) -> Float[Tensor, "B D"]:
@@ -37,29 +36,32 @@ POOLINGS = {"first": first_token, "mean": mean_of_tokens}
 
 
 class MaskedLMHead(nn.Module):
-    """``LayerNorm(act(x W^T + b)) E^T + b_out``, E being the token embedding unless the head has its own.
+    """``scale * LayerNorm(act(x W^T + b)) E^T + b_out``, E being the token embedding unless the head has its own.
 
     Args:
         dim: model width D.
         symbols: size of the vocabulary N.
         activation: name of act.
         tied: the embedding is given to ``forward``; else the head has a matrix of its own.
+        scale: a constant.
 
     Source: Liu et al. 2019 (RoBERTa), arXiv:1907.11692, as in fairseq.
     """
 
-    def __init__(self, dim: int, symbols: int, activation: str = "gelu", tied: bool = True) -> None:
+    def __init__(self, dim: int, symbols: int, activation: str = "gelu", tied: bool = True, scale: float = 1.0) -> None:
         super().__init__()
         self.dense = Linear(dim, dim)
         self.activation = get_activation(activation)
         self.norm = LayerNorm(dim)
         self.bias = nn.Parameter(torch.zeros(symbols))
         self.projection = None if tied else Linear(dim, symbols, bias=False)
+        self.scale = scale
 
     def forward(self, features: Float[Tensor, "*rows D"], embedding: Float[Tensor, "N D"]) -> Float[Tensor, "*rows N"]:
         """Return logits; ``embedding`` counts only when the head is tied."""
         weight = embedding if self.projection is None else self.projection.weight
-        return linear(self.norm(self.activation(self.dense(features))), weight, self.bias)
+        x = self.norm(self.activation(self.dense(features)))
+        return linear(x if self.scale == 1.0 else self.scale * x, weight, self.bias)
 
 
 class ClassificationHead(nn.Module):
@@ -99,18 +101,24 @@ class ClassificationHead(nn.Module):
         return self.out_proj(F.dropout(self.activation(self.dense(x)), self.dropout, self.training))
 
 
-def initialise_as_bert(module: nn.Module) -> None:
-    """Draw every linear map and embedding below ``module`` anew; everything else is left as it is.
+class PooledHead(nn.Module):
+    """``dropout, linear D -> N`` on a pooled vector, BERT's: the pooler itself is the encoder's and pretrained.
 
-    Weights come from N(0, 0.02^2), with a zero row of padding in embeddings; biases are 0.
-    Source: Devlin et al. 2019 (BERT), arXiv:1810.04805.
+    Args:
+        dim: model width D.
+        num_classes: classes N, or regression targets.
+        dropout: before the map.
+
+    Source: Devlin et al. 2019, arXiv:1810.04805.
     """
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.normal_(part.weight, std=BERT_STD)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.Embedding):
-            nn.init.normal_(part.weight, std=BERT_STD)
-            if part.padding_idx is not None:
-                nn.init.zeros_(part.weight[part.padding_idx])
+
+    def __init__(self, dim: int, num_classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.out_proj = Linear(dim, num_classes)
+        draw_normal(self.out_proj, BERT_STD)
+        self.dropout = dropout
+        self.sizes = (num_classes,)
+
+    def forward(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B N"]:
+        """Return logits."""
+        return self.out_proj(F.dropout(pooled, self.dropout, self.training))

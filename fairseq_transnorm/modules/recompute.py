@@ -6,12 +6,14 @@ so that on a CPU everything between its inputs and its output stays in the cache
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 # rows of a segment hold about this many numbers: 1 MiB of float32, the size of a core's own cache
@@ -54,18 +56,23 @@ def recompute(function: Callable[..., Tensor], *inputs: Tensor | None, random: b
 
 
 def through_layers(
-    layers: Iterable[Callable[..., Tensor]], x: Tensor, padding: Tensor | None, checkpointed: bool
-) -> list[Tensor]:
-    """Return ``x`` and what each layer makes of the one before, ``layer(x, padding)``.
+    layers: Iterable[Callable[..., Tensor]],
+    x: Tensor,
+    padding: Tensor | None,
+    checkpointed: bool,
+    offloaded: bool = False,
+) -> Iterator[Tensor]:
+    """Yield ``x`` and what each layer makes of the one before, ``layer(x, padding)``.
 
     Args:
         checkpointed: keep the layers' inputs only, for the backward pass.
+        offloaded: keep them in the memory of the CPU.
     """
-    outputs = [x]
+    yield x
     for layer in layers:
-        x = outputs[-1]
-        outputs.append(checkpoint(layer, x, padding, use_reentrant=False) if checkpointed else layer(x, padding))
-    return outputs
+        with save_on_cpu(pin_memory=x.is_cuda) if offloaded else nullcontext():
+            x = checkpoint(layer, x, padding, use_reentrant=False) if checkpointed else layer(x, padding)
+        yield x
 
 
 def in_parts(function: Callable[[Tensor], Tensor], x: Tensor, rows: int = 2048) -> Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 from ...modules.attention import LinearAttention, LocalAttention, SelfAttention
 from ...modules.feed_forward import FeedForward, GatedFeedForward, TwoStageFeedForward
 from ...modules.norms import build_norm
-from ...modules.transnormer_layer import TransNormerLayer
+from ...modules.layer import TransformerLayer
 
 LOCAL, LINEAR = "local", "linear"
 
@@ -157,9 +157,9 @@ def build_layers(cfg: Any, causal: bool, post_norm: bool) -> nn.ModuleList:
     return nn.ModuleList(build_layer(cfg, kind, causal, post_norm) for kind in kinds)
 
 
-def build_layer(cfg: Any, kind: str, causal: bool, post_norm: bool) -> TransNormerLayer:
+def build_layer(cfg: Any, kind: str, causal: bool, post_norm: bool) -> TransformerLayer:
     """Build one layer of ``kind`` (``local`` or ``linear``)."""
-    return TransNormerLayer(
+    return TransformerLayer(
         build_attention(cfg, kind, causal),
         build_feed_forward(cfg),
         build_norm_of(cfg, cfg.layer_norm_type),

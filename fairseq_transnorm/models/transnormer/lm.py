@@ -14,7 +14,7 @@ from ...modules.linear import Linear, linear
 from ...modules.norms import LayerNorm
 from ...modules.positions import LearnedPositions, SinusoidalPositions, number_positions, padding_of
 from ...modules.recompute import through_layers
-from ...modules.transnormer_layer import TransNormerLayer
+from ...modules.layer import TransformerLayer
 from ...registry import complete, register_presets
 from .build import build_layers, build_norm_of, check_options, check_preset
 from .config import PRESETS, TransNormerLMConfig
@@ -155,7 +155,7 @@ class TransNormerDecoder(FairseqIncrementalDecoder):
         except ValueError as error:
             raise ValueError(f"transnormer_lm: {error}") from None
         checkpointed = self.checkpoint_activations and self.training
-        hiddens = through_layers(self.layers, self._embed(tokens, 0, padding), padding, checkpointed)
+        hiddens = list(through_layers(self.layers, self._embed(tokens, 0, padding), padding, checkpointed))
         return hiddens[-1], hiddens
 
     def _read_new(self, tokens: Tensor, incremental_state: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
@@ -178,7 +178,7 @@ class TransNormerDecoder(FairseqIncrementalDecoder):
         x = self._embed(new, first, None)
         hiddens, states = [x], []
         for layer, past in zip(self.layers, state["layers"], strict=True):
-            assert isinstance(layer, TransNormerLayer)
+            assert isinstance(layer, TransformerLayer)
             x, past = layer.step(x, past, first)
             hiddens.append(x)
             states.append(past)

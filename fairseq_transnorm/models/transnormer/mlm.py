@@ -9,7 +9,8 @@ from fairseq.data import Dictionary
 from fairseq.models import register_model
 from torch import nn
 
-from ...modules.masked_lm import MaskedLMHead, initialise_as_bert
+from ...modules.initialisation import initialise_as_bert
+from ...modules.masked_lm import MaskedLMHead
 from ...modules.norms import LayerNorm
 from ...modules.positions import LearnedPositions, SinusoidalPositions
 from ...registry import complete, register_presets

@@ -1,4 +1,4 @@
-"""One TransNormer layer: an attention and a feed-forward sublayer, each with a norm and a residual connection."""
+"""One transformer layer: an attention and a feed-forward sublayer, each with a norm and a residual connection."""
 
 from __future__ import annotations
 
@@ -13,23 +13,28 @@ from .feed_forward import TwoStageFeedForward
 from .recompute import recompute
 
 
-def add_with_dropout(x: Tensor, change: Tensor, probability: float) -> Tensor:
-    """Return ``x + dropout(change)``, keeping one byte a number for the backward pass."""
+def add_with_dropout(
+    x: Tensor, change: Tensor, probability: float, skip_weight: float = 1.0, change_weight: float = 1.0
+) -> Tensor:
+    """Return ``skip_weight * x + dropout(change_weight * change)``, keeping one byte a number for the backward pass."""
+    if skip_weight != 1.0:
+        x = skip_weight * x
     if not probability:
-        return x + change
+        return torch.add(x, change, alpha=change_weight)
     dropped = torch.rand(change.shape, device=change.device) < probability
-    return torch.add(x, change.masked_fill(dropped, 0.0), alpha=1 / (1 - probability))
+    return torch.add(x, change.masked_fill(dropped, 0.0), alpha=change_weight / (1 - probability))
 
 
-class TransNormerLayer(nn.Module):
+class TransformerLayer(nn.Module):
     """``x + attn(norm(x))`` then ``x + ffn(norm(x))``, or ``norm(x + attn(x))`` then ``norm(x + ffn(x))``.
 
     Args:
-        attn: ``LinearAttention`` or ``LocalAttention``.
+        attn: any ``SelfAttention``.
         ffn: the feed-forward sublayer.
         attn_norm, ffn_norm: norms of the two sublayers.
         dropout: on each sublayer's output, before the residual sum.
         post_norm: norm after the sum instead of before the sublayer.
+        skip_weight, change_weight: factors lambda of x and beta of the sublayer's output in both sums, constants.
     """
 
     def __init__(
@@ -40,6 +45,8 @@ class TransNormerLayer(nn.Module):
         ffn_norm: nn.Module,
         dropout: float = 0.0,
         post_norm: bool = False,
+        skip_weight: float = 1.0,
+        change_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.attn = attn
@@ -48,6 +55,8 @@ class TransNormerLayer(nn.Module):
         self.ffn_norm = ffn_norm
         self.dropout = dropout
         self.post_norm = post_norm
+        self.skip_weight = skip_weight
+        self.change_weight = change_weight
 
     def forward(
         self, x: Float[Tensor, "B T D"], key_padding_mask: Bool[Tensor, "B T"] | None = None
@@ -70,5 +79,5 @@ class TransNormerLayer(nn.Module):
         return x if self.post_norm else norm(x)
 
     def _add(self, norm: nn.Module, x: Tensor, change: Tensor) -> Tensor:
-        x = add_with_dropout(x, change, self.dropout if self.training else 0.0)
+        x = add_with_dropout(x, change, self.dropout if self.training else 0.0, self.skip_weight, self.change_weight)
         return norm(x) if self.post_norm else x

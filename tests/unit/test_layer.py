@@ -7,13 +7,13 @@ from fairseq_transnorm.modules.attention import LinearAttention, LocalAttention
 from fairseq_transnorm.modules.feed_forward import FeedForward, GatedFeedForward
 from fairseq_transnorm.modules.linear_attention import chunkwise_linear_attention
 from fairseq_transnorm.modules.norms import RMSNorm, SimpleRMSNorm
-from fairseq_transnorm.modules.transnormer_layer import TransNormerLayer, add_with_dropout
+from fairseq_transnorm.modules.layer import TransformerLayer, add_with_dropout
 
 
 def layer(dropout=0.0, attention_dropout=0.0, ffn=None):
     torch.manual_seed(0)
     attn = LocalAttention(8, 2, None, block_size=4, dropout=attention_dropout)
-    return TransNormerLayer(attn, ffn or GatedFeedForward(8, 12), SimpleRMSNorm(), SimpleRMSNorm(), dropout).double()
+    return TransformerLayer(attn, ffn or GatedFeedForward(8, 12), SimpleRMSNorm(), SimpleRMSNorm(), dropout).double()
 
 
 def gradients(module, x):

@@ -1,0 +1,75 @@
+"""Softmax attention over the whole sequence, batch first: by torch's fused kernels, and as the formula."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .attention import Padding, SelfAttention, State
+
+
+def softmax_weights(
+    q: Float[Tensor, "B H T K"], k: Float[Tensor, "B H S K"], allowed: Bool[Tensor, "... T S"] | None = None
+) -> Float[Tensor, "B H T S"]:
+    """Return ``softmax_s(q[t] . k[s] / sqrt(K))`` over the keys that are allowed; a row without any is 0.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, eq. (1).
+    """
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if allowed is None:
+        return torch.softmax(scores, dim=-1)
+    return torch.softmax(scores.masked_fill(~allowed, float("-inf")), dim=-1).masked_fill(~allowed, 0.0)
+
+
+class SoftmaxAttention(SelfAttention):
+    """``softmax(q k^T / sqrt(K)) v`` for each head, in the type of the projections.
+
+    Args:
+        dim, num_heads, causal: as in ``SelfAttention``; there is no norm and no positional encoding.
+        dropout: on the weights.
+
+    The state of decoding is k and v of all positions so far. Source: Vaswani et al. 2017, arXiv:1706.03762.
+    """
+
+    def __init__(self, dim: int, num_heads: int, causal: bool = False, dropout: float = 0.0) -> None:
+        super().__init__(dim, num_heads, None, "none", causal, init_gain=1.0)
+        self.dropout = dropout
+
+    def heads(self, qkv: Float[Tensor, "B T threeD"]) -> Float[Tensor, "B T threeH K"]:
+        """Part the heads; a softmax needs no wider type, its kernels add up in float32 by themselves."""
+        return qkv.unflatten(-1, (3 * self.num_heads, -1))
+
+    def feature_map(self, qk: Tensor) -> Tensor:
+        return qk
+
+    def mix(self, heads: Tensor, key_padding_mask: Padding | None) -> Tensor:
+        q, k, v = self.features(heads)
+        dropout = self.dropout if self.training else 0.0
+        if key_padding_mask is None:
+            return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)
+        allowed = self._allowed(q.shape[2], k.shape[2], key_padding_mask, q.device)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+
+    def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: State | None, position: int) -> tuple[Tensor, State]:
+        if (0 if state is None else state[0].shape[2]) != position:
+            raise ValueError(f"position {position} needs the state of all {position} positions before it")
+        if state is not None:
+            k, v = torch.cat([state[0], k], dim=2), torch.cat([state[1], v], dim=2)
+        allowed = self._allowed(q.shape[2], k.shape[2], None, q.device)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed), (k, v)
+
+    def dense_weights(self, q: Tensor, k: Tensor, key_padding_mask: Padding | None) -> Tensor:
+        return softmax_weights(q, k, self._allowed(q.shape[2], k.shape[2], key_padding_mask, q.device))
+
+    def _allowed(self, queries: int, keys: int, padding: Padding | None, device: torch.device) -> Tensor | None:
+        """Return which keys (across) the last ``queries`` positions (down) may see, None for all."""
+        allowed = None if padding is None else ~padding[:, None, None, :]
+        if not self.causal:
+            return allowed
+        # the queries are the last positions
+        earlier = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+        return earlier if allowed is None else allowed & earlier
