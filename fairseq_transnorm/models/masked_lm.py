@@ -125,9 +125,10 @@ class MaskedLMEncoder(FairseqEncoder):
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
         checkpointed = self.checkpoint_activations and self.training
-        x = self.embed(src_tokens, padding, segment_ids)
+        embedded = self.embed(src_tokens, padding, segment_ids)
+        offloaded = checkpointed and self.offload_activations
         states = []
-        for x in through_layers(self.layers, x, padding, checkpointed, checkpointed and self.offload_activations):
+        for x in through_layers(self.layers, embedded, padding, checkpointed, offloaded):
             if return_all_hiddens:
                 states.append(x.transpose(0, 1))
         if self.norm is not None:

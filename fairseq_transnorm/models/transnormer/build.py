@@ -11,8 +11,8 @@ from torch import nn
 
 from ...modules.attention import LinearAttention, LocalAttention, SelfAttention
 from ...modules.feed_forward import FeedForward, GatedFeedForward, TwoStageFeedForward
-from ...modules.norms import build_norm
 from ...modules.layer import TransformerLayer
+from ...modules.norms import build_norm
 
 LOCAL, LINEAR = "local", "linear"
 

@@ -10,11 +10,11 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqIncrementalDecoder, FairseqLanguageModel, register_model
 from torch import Tensor, nn
 
+from ...modules.layer import TransformerLayer
 from ...modules.linear import Linear, linear
 from ...modules.norms import LayerNorm
 from ...modules.positions import LearnedPositions, SinusoidalPositions, number_positions, padding_of
 from ...modules.recompute import through_layers
-from ...modules.layer import TransformerLayer
 from ...registry import complete, register_presets
 from .build import build_layers, build_norm_of, check_options, check_preset
 from .config import PRESETS, TransNormerLMConfig
