@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, NamedTuple
 
-from fairseq.dataclass import FairseqDataclass
 from torch import nn
 
 from ...modules.attention import LinearAttention, LocalAttention, SelfAttention
 from ...modules.feed_forward import FeedForward, GatedFeedForward, TwoStageFeedForward
 from ...modules.layer import TransformerLayer
 from ...modules.norms import build_norm
+from ..options import check_counts, check_heads, check_probabilities
 
 LOCAL, LINEAR = "local", "linear"
 
@@ -72,40 +70,14 @@ def check_options(cfg: Any) -> None:
     """
     sizes = Sizes.of(cfg)
     counts = [f"{sizes.side}_{name}" for name in ("embed_dim", "layers", "attention_heads", "ffn_embed_dim")]
-    for name in [*counts, "block_size", "chunk_length", "max_positions"]:
-        if name in cfg and cfg[name] < 1:
-            raise ValueError(f"{_flag(name)} {cfg[name]} must be at least 1")
-    for name in ("dropout", "attention_dropout", "activation_dropout", "pooler_dropout"):
-        if name in cfg and not 0 <= cfg[name] < 1:
-            raise ValueError(f"{_flag(name)} {cfg[name]} is not a probability; use a number from 0 up to below 1")
+    check_counts(cfg, [name for name in (*counts, "block_size", "chunk_length", "max_positions") if name in cfg])
+    dropouts = ("dropout", "attention_dropout", "activation_dropout", "pooler_dropout")
+    check_probabilities(cfg, [name for name in dropouts if name in cfg])
     for name in (f"{sizes.side}_attention_heads", "linear_attention_heads"):
-        heads, dim = cfg[name], sizes.dim
-        if heads is not None and (heads < 1 or dim % heads):
-            near = [n for n in range(1, dim + 1) if dim % n == 0 and n <= 4 * max(heads, 1)]
-            raise ValueError(f"{_flag(name)} {heads} does not divide --{sizes.side}-embed-dim {dim}; use one of {near}")
+        if cfg[name] is not None:
+            check_heads(cfg, name, f"{sizes.side}_embed_dim")
     if cfg.ffn == "glu" and int(cfg.glu_mult * sizes.dim) < 1:
         raise ValueError(f"--glu-mult {cfg.glu_mult} leaves no channel of --{sizes.side}-embed-dim {sizes.dim}")
-
-
-def check_preset(
-    cfg: Any, model: str, presets: Mapping[str, Mapping[str, Any]], config: type[FairseqDataclass]
-) -> None:
-    """Refuse the name of a preset whose values are not set: fairseq-hydra-train knows names but not presets.
-
-    Raises:
-        ValueError: every field of the preset still has the default of the model.
-    """
-    values = presets.get(cfg.get("_name"), {})
-    defaults = {field.name: field.default for field in fields(config)}
-    if values and all(cfg[name] == defaults[name] for name in values):
-        options = ", ".join(f"{name}: {value}" for name, value in values.items())
-        raise ValueError(
-            f"the preset {cfg._name} is not known to fairseq-hydra-train; write _name: {model} with {options}"
-        )
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def build_norm_of(cfg: Any, name: str) -> nn.Module:

@@ -16,7 +16,8 @@ from ...modules.norms import LayerNorm
 from ...modules.positions import LearnedPositions, SinusoidalPositions, number_positions, padding_of
 from ...modules.recompute import through_layers
 from ...registry import complete, register_presets
-from .build import build_layers, build_norm_of, check_options, check_preset
+from ..options import check_preset
+from .build import build_layers, build_norm_of, check_options
 from .config import PRESETS, TransNormerLMConfig
 
 

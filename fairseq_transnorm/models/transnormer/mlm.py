@@ -15,7 +15,8 @@ from ...modules.norms import LayerNorm
 from ...modules.positions import LearnedPositions, SinusoidalPositions
 from ...registry import complete, register_presets
 from ..masked_lm import HeadOptions, MaskedLM, MaskedLMEncoder
-from .build import Sizes, build_layers, build_norm_of, check_options, check_preset
+from ..options import check_preset, check_task_length
+from .build import Sizes, build_layers, build_norm_of, check_options
 from .config import MLM_PRESETS, TransNormerMLMConfig
 
 NAME = "transnormer_mlm"
@@ -39,7 +40,7 @@ class TransNormerMLM(MaskedLM):
         try:
             check_options(cfg)
             check_preset(cfg, NAME, MLM_PRESETS, TransNormerMLMConfig)
-            _check_positions(cfg, task)
+            check_task_length(cfg, task)
             heads = HeadOptions(
                 str(cfg.pooler_activation_fn), cfg.pooler_dropout, str(cfg.pooling), cfg.load_checkpoint_heads
             )
@@ -76,16 +77,6 @@ def build_encoder(cfg: Any, dictionary: Dictionary) -> MaskedLMEncoder:
             if isinstance(part, nn.Embedding):
                 nn.init.normal_(part.weight, std=1e-5)
     return encoder
-
-
-def _check_positions(cfg: Any, task: Any) -> None:
-    asked = task.max_positions()
-    if asked is not None and asked > cfg.max_positions:
-        # fairseq would leave out the longer samples
-        raise ValueError(
-            f"--max-positions {cfg.max_positions} is too few for samples of up to {asked} tokens "
-            "(--tokens-per-sample of the task masked_lm); make one of them fit the other"
-        )
 
 
 register_presets(NAME, TransNormerMLMConfig, MLM_PRESETS)

@@ -1,0 +1,1 @@
+"""DeepScaleLM: BERT with variance-preserving initialisation and residual weights, at any depth."""
