@@ -114,15 +114,32 @@ def ffn_block(
         p: dropout, 0 <= p < 1.
         activation: ``relu`` or ``gelu``.
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation {activation!r} must be one of {', '.join(ACTIVATIONS)}")
     return compose(
         x,
+        *ffn_parts(
+            d=d, f=f, first_variance=first_variance, second_variance=second_variance, p=p, activation=activation
+        ),
+    )
+
+
+def ffn_parts(
+    *,
+    d: Values,
+    f: Values,
+    first_variance: Values,
+    second_variance: Values,
+    p: Values = 0.0,
+    activation: Literal["relu", "gelu"] = "relu",
+) -> list[Component]:
+    """Return the components of :func:`ffn_block`: first matrix, activation, second matrix, dropout."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation {activation!r} must be one of {', '.join(ACTIVATIONS)}")
+    return [
         partial(linear, d_in=d, d_out=f, weight_variance=first_variance),
         ACTIVATIONS[activation],
         partial(linear, d_in=f, d_out=d, weight_variance=second_variance),
         partial(dropout, p=p),
-    )
+    ]
 
 
 def attention_block(
@@ -162,6 +179,35 @@ def attention_block(
         p, attention_p: dropout of the output and of the attention probabilities, in [0, 1).
         corrected: see above.
     """
+    return compose(
+        x,
+        *attention_parts(
+            length=length,
+            d=d,
+            query_variance=query_variance,
+            key_variance=key_variance,
+            value_variance=value_variance,
+            output_variance=output_variance,
+            p=p,
+            attention_p=attention_p,
+            corrected=corrected,
+        ),
+    )
+
+
+def attention_parts(
+    *,
+    length: Values,
+    d: Values,
+    query_variance: Values,
+    key_variance: Values,
+    value_variance: Values,
+    output_variance: Values,
+    p: Values = 0.0,
+    attention_p: Values = 0.0,
+    corrected: bool = True,
+) -> list[Component]:
+    """Return the components of :func:`attention_block`: the heads together, output matrix, dropout."""
     heads = partial(
         attention,
         length=length,
@@ -173,8 +219,7 @@ def attention_block(
         p=attention_p,
         corrected=corrected,
     )
-    project = partial(linear, d_in=d, d_out=d, weight_variance=output_variance)
-    return compose(x, heads, project, partial(dropout, p=p))
+    return [heads, partial(linear, d_in=d, d_out=d, weight_variance=output_variance), partial(dropout, p=p)]
 
 
 def residual(x: Signal, block: Moments, *, lambda_sq: Values = 1.0, beta_sq: Values = 1.0) -> Moments:

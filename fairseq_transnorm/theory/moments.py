@@ -90,16 +90,31 @@ def compose(x: Signal, *components: Component) -> Moments:
     ``compose(x, relu, lambda h: dropout(h, p=0.1))`` is dropout of ReLU of x; ``x`` holds the statistics of the first
     component's input and of the gradient in the last one's output.
     """
+    return _through(x, components)[1]
+
+
+def trace(x: Signal, *components: Component) -> list[Signal]:
+    """Return what each component is given when they follow each other: its input, and the gradient in its output.
+
+    Arguments as of :func:`compose`.
+    """
+    return _through(x, components)[0]
+
+
+def _through(x: Signal, components: tuple[Component, ...]) -> tuple[list[Signal], Moments]:
+    """Return what :func:`trace` and what :func:`compose` returns."""
     inputs, out = [x], Moments(x.mean, x.variance, x.correlation * x.variance, 0.0, 0.0)
     for component in components:
         out = component(inputs[-1])
         inputs.append(replace(x, mean=out.mean, variance=out.variance, correlation=_settled(out.correlation)))
+    signals: list[Signal] = []
     variance, covariance = x.gradient_variance, x.gradient_correlation * x.gradient_variance
     for component, given in zip(reversed(components), reversed(inputs[:-1]), strict=True):
         correlation = _settled(_ratio(covariance, variance))
-        back = component(replace(given, gradient_variance=variance, gradient_correlation=correlation))
+        signals.append(replace(given, gradient_variance=variance, gradient_correlation=correlation))
+        back = component(signals[-1])
         variance, covariance = back.gradient_variance, back.gradient_covariance
-    return replace(out, gradient_variance=variance, gradient_covariance=covariance)
+    return signals[::-1], replace(out, gradient_variance=variance, gradient_covariance=covariance)
 
 
 def linear(x: Signal, *, d_in: Values, d_out: Values, weight_variance: Values) -> Moments:
