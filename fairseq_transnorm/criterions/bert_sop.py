@@ -14,7 +14,7 @@ from fairseq.modules import cross_entropy
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
-NAME = "bert_sop"
+NAME = "bert_sop"  # in messages
 MAX_EXPONENT = 20  # of the perplexity over micro-batches, as the original caps it
 
 
@@ -29,7 +29,7 @@ class BertSopConfig(FairseqDataclass):
     )
 
 
-@register_criterion(NAME, dataclass=BertSopConfig)
+@register_criterion("bert_sop", dataclass=BertSopConfig)
 class BertSopLoss(FairseqCriterion):
     """Mean cross-entropy of the masked tokens of a micro-batch, plus ``sop_weight`` times that of the order.
 

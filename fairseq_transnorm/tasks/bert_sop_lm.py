@@ -19,7 +19,7 @@ from ..data.sentence_pairs import SentencePairs
 from ..data.word_masking import WordMasking, replacements, special_symbols
 from ..data.word_pieces import continues_word, word_starts
 
-NAME = "bert_sop_lm"
+NAME = "bert_sop_lm"  # in messages
 logger = logging.getLogger(__name__)
 
 
@@ -49,7 +49,7 @@ class BertSopLMConfig(FairseqDataclass):
     seed: int = II("common.seed")
 
 
-@register_task(NAME, dataclass=BertSopLMConfig)
+@register_task("bert_sop_lm", dataclass=BertSopLMConfig)
 class BertSopLMTask(FairseqTask):
     """Pretraining on documents; :mod:`fairseq_transnorm.data.sentence_pairs` shows a sample.
 
