@@ -1,4 +1,4 @@
-"""A GLUE task as a data folder for fairseq's sentence_prediction task.
+"""A GLUE task as a data folder for fairseq's sentence_prediction task, or with --dslm for dslm_sentence_prediction.
 
 Takes the official tab-separated files (https://gluebenchmark.com/tasks), unzipped. Tokenizer and dictionary are those
 of the data folder that the model was pretrained on. Rows that cannot be used are counted, shown and left out.
@@ -6,35 +6,17 @@ of the data folder that the model was pretrained on. Rows that cannot be used ar
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from fairseq_transnorm.data import classification, glue, options
+from fairseq_transnorm.data import glue, options, row_options
 from fairseq_transnorm.data.binarize import NOTE, check
 from fairseq_transnorm.data.tokenizers import Tokenization
 
 
-def convert(args: argparse.Namespace, name: str, out: Path) -> None:
+def convert(args: argparse.Namespace, task: glue.Glue, out: Path) -> None:
     """Make the folder of one task."""
-    task = glue.TASKS[name]
-    readers: Iterator[tuple[str, glue.Reader]]
     readers = glue.from_datasets(task) if args.from_datasets else glue.read_files(task, args.source)
-    splits = {}
-    for split, reader in readers:
-        if reader.bad:
-            options.say(reader.describe())
-        splits[split] = reader.finish(args.max_bad)
-    note = classification.build(
-        task.task,
-        splits,
-        out,
-        args.like,
-        about={"corpus": "GLUE"},
-        workers=args.workers,
-        overwrite=args.overwrite,
-        say=options.say,
-    )
-    options.print_classification(out, note)
+    row_options.build(task.task, readers, out, args, "GLUE")
 
 
 def main() -> None:
@@ -46,26 +28,25 @@ def main() -> None:
     )
     source.add_argument("--from-datasets", action="store_true", help="take them from Hugging Face's datasets instead")
     parser.add_argument(
-        "--max-bad",
-        type=float,
-        default=0.01,
-        metavar="SHARE",
-        help="of a split's rows that may be bad before it is refused (default: %(default)s)",
+        "--dslm",
+        action="store_true",
+        help="for DeepScaleLM: BERT's cleaning of text, pairs joined by one </s> with segments (task "
+        "dslm_sentence_prediction), MNLI's classes in the order contradiction, entailment, neutral",
     )
-    options.add_output_arguments(parser)
-    options.add_like(parser, required=True)
+    row_options.add_arguments(parser)
     args = parser.parse_args()
-    if not 0 <= args.max_bad <= 1:
-        raise ValueError(f"--max-bad {args.max_bad:g}: a share, 0 to 1")
-    tasks = {name: Path(args.out) / name for name in glue.TASKS} if args.task == "all" else {args.task: Path(args.out)}
+    names = list(glue.TASKS) if args.task == "all" else [args.task]
+    tasks = {Path(args.out) / name if args.task == "all" else Path(args.out): glue.TASKS[name] for name in names}
+    if args.dslm:
+        tasks = {out: glue.for_bert(task) for out, task in tasks.items()}
     if args.task == "all" and not args.overwrite:  # those that an earlier call finished are kept
-        tasks = {name: out for name, out in tasks.items() if not (out / NOTE).is_file()}
-    for name, out in tasks.items():  # what is wrong with any of them is told before any work
+        tasks = {out: task for out, task in tasks.items() if not (out / NOTE).is_file()}
+    for out, task in tasks.items():  # what is wrong with any of them is told before any work
         check(out, Tokenization.of(args.like), args.workers, args.overwrite)
         if args.source:
-            glue.locate(glue.TASKS[name], args.source)
-    for name, out in tasks.items():
-        convert(args, name, out)
+            glue.locate(task, args.source)
+    for out, task in tasks.items():
+        convert(args, task, out)
 
 
 if __name__ == "__main__":

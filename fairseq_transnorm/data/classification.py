@@ -1,4 +1,4 @@
-"""Labelled sentences or pairs of them as a data folder for fairseq's ``sentence_prediction`` task.
+"""Labelled sentences, pairs of them or multiple choice as a data folder for a task of fairseq or of this package.
 
 The numbers of the symbols are those of pretraining: tokeniser and dictionary are copied from its data folder.
 """
@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .tokenizers import Tokenization
 
 # What the flags of the note give to fairseq: <s> stands before each example, </s> between the two of a pair.
 _INIT_TOKEN, _SEPARATOR = 0, 2
+MAX_OPTION_LENGTH = 128  # tokens
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,13 @@ class Task:
 
     Attributes:
         name: for the note.
-        inputs: sentences of an example, 1 or 2.
-        labels: all of them in the order of the classes; none for a regression. fairseq's F1 and Matthews correlation
-            need ``0`` and ``1``, of which ``1`` is the positive one.
-        metric: of fairseq's criterion, by which a checkpoint is chosen; larger is better.
+        inputs: parts of an example: 1 or 2 sentences; of multiple choice the text and then each option.
+        labels: all of them in the order of the classes or options; none for a regression. fairseq's F1 and Matthews
+            correlation need ``0`` and ``1``, of which ``1`` is the positive one.
+        metric: of the criterion, by which a checkpoint is chosen; larger is better.
         metric_flags: make the criterion report it.
+        layout: how parts are joined: ``roberta``, ``<s> A </s> </s> B </s>``; ``bert``, ``<s> A </s> B </s>`` with
+            segments; ``choices``, the same with each option as A and the text as B.
     """
 
     name: str
@@ -42,21 +45,33 @@ class Task:
     labels: tuple[str, ...]
     metric: str = "accuracy"
     metric_flags: tuple[str, ...] = ()
+    layout: str = "roberta"
 
     def train_args(self) -> list[str]:
         """Flags of fairseq-train and fairseq-validate that belong to the task."""
-        args = ["--task", "sentence_prediction", "--criterion", "sentence_prediction"]
-        args += ["--num-classes", str(len(self.labels) or 1), "--init-token", str(_INIT_TOKEN)]
-        if self.inputs == 2:
-            args += ["--separator-token", str(_SEPARATOR)]
+        classes = ["--num-classes", str(len(self.labels) or 1)]
+        if self.layout == "choices":
+            name = "dslm_sentence_ranking"
+            return ["--task", name, "--criterion", name, *classes, "--max-option-length", str(MAX_OPTION_LENGTH)]
+        name = "sentence_prediction" if self.layout == "roberta" else "dslm_sentence_prediction"
+        args = ["--task", name, "--criterion", "sentence_prediction", *classes]
+        if self.layout == "roberta":
+            args += ["--init-token", str(_INIT_TOKEN)]
+            args += ["--separator-token", str(_SEPARATOR)] * (self.inputs == 2)
         if not self.labels:
             args.append("--regression-target")
         return [*args, *self.metric_flags]
 
+    def joined_length(self, lengths: Sequence[int]) -> int:
+        """Tokens of an example, uncut, whose parts have these numbers of tokens with the end of each."""
+        if self.layout == "choices":
+            return 1 + max(min(length, MAX_OPTION_LENGTH + 1) for length in lengths[1:]) + lengths[0]
+        return sum(lengths) + (len(lengths) if self.layout == "roberta" else 1)
+
 
 @dataclass(frozen=True)
 class Example:
-    """``inputs``: one sentence or two; ``label``: a name, a number in a regression, None in a test set without."""
+    """``inputs``: as many parts as the task has; ``label``: a name, a number in a regression, None where unknown."""
 
     inputs: tuple[str, ...]
     label: str | float | None
@@ -68,6 +83,59 @@ class Examples:
 
     rows: list[Example]
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Reader:
+    """Collects the examples of a split and counts the rows that cannot be used, which are never repaired."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rows: list[Example] = []
+        self.bad = Counter[str]()
+        self._first: dict[str, str] = {}
+
+    def reject(self, reason: str, example: str) -> None:
+        """Count a row that cannot be used."""
+        self.bad[reason] += 1
+        self._first.setdefault(reason, example)
+
+    def take(self, other: Reader) -> None:
+        """Add the rows of another, good and bad."""
+        self.rows += other.rows
+        self.bad.update(other.bad)
+        self._first = other._first | self._first
+
+    def finish(self, max_bad: float) -> Examples:
+        """Those that were taken.
+
+        Raises:
+            ValueError: more than the share ``max_bad`` of the rows is bad.
+        """
+        if (count := self.bad.total()) > max_bad * (count + len(self.rows)):
+            raise ValueError(
+                f"{self.describe()}; that is more than --max-bad {max_bad:g} of the rows. Fetch the file again, repair "
+                "it, or raise --max-bad to leave them out"
+            )
+        return Examples(self.rows, {"bad": dict(sorted(self.bad.items()))})
+
+    def describe(self) -> str:
+        """How many rows are bad, why and where."""
+        reasons = "; ".join(f"{n:,} {reason} (first: {self._first[reason]})" for reason, n in self.bad.most_common())
+        share = self.bad.total() / max(1, self.bad.total() + len(self.rows))
+        return f"{self.name}: {self.bad.total():,} bad rows ({100 * share:.3g} %): {reasons}"
+
+
+def collapse(text: str) -> str:
+    """Make one space of every run of white space, none at the ends."""
+    return " ".join(text.split())
+
+
+def clean_for_bert(text: str) -> str:
+    """Collapse white space, then turn ``" . "`` into ``". "`` three times: ``"no . . so ."`` gives ``"no.. so ."``."""
+    text = collapse(text)
+    for _ in range(3):
+        text = text.replace(" . ", ". ")
+    return text
 
 
 def build(
@@ -83,8 +151,8 @@ def build(
 ) -> dict[str, Any]:
     """Write the folder ``out``, which is whole or absent; the same input gives the same bytes.
 
-    It holds ``input0`` (and ``input1``) with ``dict.txt`` and a data set a split, ``label`` with a dictionary and a
-    data set a split (regression: ``SPLIT.label``, one number a line), the tokeniser's files and the note
+    It holds ``input0`` (and ``input1`` and so on) with ``dict.txt`` and a data set a split, ``label`` with a dictionary
+    and a data set a split (regression: ``SPLIT.label``, one number a line), the tokeniser's files and the note
     ``tokenizer.json``. Splits without labels have none there.
 
     Args:
@@ -98,13 +166,13 @@ def build(
         say: gets a line of text at each step.
 
     Returns:
-        The note. Its keys: ``task``; ``labels`` in the order of the classes, empty for a regression; ``inputs``, 1 or
-        2; ``train_args``, flags of fairseq-train for the task; ``metric``, of which larger is better; ``max_length``,
-        tokens of the longest example as the task joins it; ``splits``, for each its rows, tokens (of all inputs with
-        their ends), unknown tokens, max_length, rows by label and the share of the most frequent label (of a
-        regression: least, mean and largest value), and what its facts add; ``like`` with corpus and corpus_sha256 of
-        the folder of pretraining; ``kind``, ``bpe_args``, ``files``, ``vocab_size``, ``dictionary_sha256``,
-        ``version`` and ``made_by`` as in a folder of text; and ``about``.
+        The note. Its keys: ``task``; ``labels`` in the order of the classes, empty for a regression; ``inputs``, how
+        many; ``train_args``, flags of fairseq-train for the task; ``metric``, of which larger is better;
+        ``max_length``, tokens of the longest example as the task joins it; ``splits``, for each its rows, tokens (of
+        all inputs with their ends), unknown tokens, max_length, rows by label and the share of the most frequent label
+        (of a regression: least, mean and largest value), and what its facts add; ``like`` with corpus and
+        corpus_sha256 of the folder of pretraining; ``kind``, ``bpe_args``, ``files``, ``vocab_size``,
+        ``dictionary_sha256``, ``version`` and ``made_by`` as in a folder of text; and ``about``.
 
     Raises:
         FileExistsError, BlockingIOError, ImportError: as :func:`binarize.build` does.
@@ -146,7 +214,7 @@ def build(
         with encode.encoder(tokenization.kind, folder, False, workers, size) as encoder:
             for split, examples in splits.items():
                 say(f"{task.name}: encoding {split}, {len(examples.rows):,} rows")
-                note["splits"][split] = _write_inputs(folder, split, examples.rows, task.inputs, dictionary, encoder)
+                note["splits"][split] = _write_inputs(folder, split, examples.rows, task, dictionary, encoder)
         _write_labels(folder / "label", task, splits, note["splits"])
         for split, examples in splits.items():
             note["splits"][split] |= examples.facts
@@ -169,18 +237,18 @@ def _check(task: Task, split: str, examples: Examples) -> None:
 
 
 def _write_inputs(
-    folder: Path, split: str, rows: list[Example], inputs: int, dictionary: Any, encoder: encode.Encoder
+    folder: Path, split: str, rows: list[Example], task: Task, dictionary: Any, encoder: encode.Encoder
 ) -> dict[str, Any]:
     """Write the data sets of the inputs of a split; return what the note says of them."""
-    lengths = [inputs] * len(rows)  # the task puts one token before each input
-    tokens = unknown = 0
-    for number in range(inputs):
+    lengths: list[list[int]] = []
+    unknown = 0
+    for number in range(task.inputs):
         symbols = (line for chunk, _ in encoder.lines(row.inputs[number] for row in rows) for line in chunk)
         found, missed = write_dataset(folder / f"input{number}" / split, dictionary, symbols)
-        lengths = [length + more for length, more in zip(lengths, found, strict=True)]
-        tokens += sum(found)
+        lengths.append(found)
         unknown += missed
-    return {"rows": len(rows), "tokens": tokens, "unknown": unknown, "max_length": max(lengths)}
+    longest = max(map(task.joined_length, zip(*lengths, strict=True)))
+    return {"rows": len(rows), "tokens": sum(map(sum, lengths)), "unknown": unknown, "max_length": longest}
 
 
 def _write_labels(

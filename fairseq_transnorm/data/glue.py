@@ -7,13 +7,13 @@ reason, never repaired.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .classification import Example, Examples, Task
+from . import classification
+from .classification import Example, Task, clean_for_bert, collapse
 from .lines import read_lines
 
 HUB = "nyu-mll/glue"  # on Hugging Face
@@ -31,6 +31,7 @@ class Glue:
         headless: columns of the labelled files when these have no header.
         hub: name, columns of the sentences, and labels in the order of their numbers, on Hugging Face.
         scale: a regression's label is divided by its largest value.
+        clean: what is done to the text of a sentence.
     """
 
     task: Task
@@ -40,6 +41,7 @@ class Glue:
     hub: tuple[str, tuple[str, ...], tuple[str, ...]]
     headless: tuple[str, ...] = ()
     scale: float = 1.0
+    clean: Callable[[str], str] = collapse
     files: Mapping[str, str] = field(
         default_factory=lambda: {"train": "train.tsv", "valid": "dev.tsv", "test": "test.tsv"}
     )
@@ -115,18 +117,22 @@ _MSR = {"train": "msr_paraphrase_train.txt", "test": "msr_paraphrase_test.txt"}
 _MSR_IDS = ("#1 ID", "#2 ID")
 
 
-class Reader:
+def for_bert(glue: Glue) -> Glue:
+    """Return the task as BERT's recipe has it: its joining and cleaning of text, MNLI's classes by the alphabet."""
+    labels = tuple(sorted(glue.task.labels)) if glue.task.name == "MNLI" else glue.task.labels
+    return replace(glue, task=replace(glue.task, layout="bert", labels=labels), clean=clean_for_bert)
+
+
+class Reader(classification.Reader):
     """Turns fields into examples and counts the rows that are none."""
 
     def __init__(self, glue: Glue, name: str) -> None:
-        self.glue, self.name = glue, name
-        self.rows: list[Example] = []
-        self.bad = Counter[str]()
-        self._first: dict[str, str] = {}
+        super().__init__(name)
+        self.glue = glue
 
     def add(self, place: str, inputs: Iterable[str], label: str | None) -> None:
         """Take a row; ``label`` is None in a test set without."""
-        cleaned = tuple(" ".join(text.split()) for text in inputs)
+        cleaned = tuple(map(self.glue.clean, inputs))
         if not all(cleaned):
             self.reject("empty sentence", place)
         elif label is None:
@@ -140,30 +146,6 @@ class Reader:
             self.reject(f"score that is not in 0 to {self.glue.scale:g}", f"{place}: {label!r}")
         else:
             self.rows.append(Example(cleaned, score / self.glue.scale))
-
-    def reject(self, reason: str, example: str) -> None:
-        """Count a row that cannot be used."""
-        self.bad[reason] += 1
-        self._first.setdefault(reason, example)
-
-    def finish(self, max_bad: float) -> Examples:
-        """Those that were taken.
-
-        Raises:
-            ValueError: more than the share ``max_bad`` of the rows is bad.
-        """
-        if (count := self.bad.total()) > max_bad * (count + len(self.rows)):
-            raise ValueError(
-                f"{self.describe()}; that is more than --max-bad {max_bad:g} of the rows. Fetch the file again, repair "
-                "it, or raise --max-bad to leave them out"
-            )
-        return Examples(self.rows, {"bad": dict(sorted(self.bad.items()))})
-
-    def describe(self) -> str:
-        """How many rows are bad, why and where."""
-        reasons = "; ".join(f"{n:,} {reason} (first: {self._first[reason]})" for reason, n in self.bad.most_common())
-        share = self.bad.total() / max(1, self.bad.total() + len(self.rows))
-        return f"{self.name}: {self.bad.total():,} bad rows ({100 * share:.3g} %): {reasons}"
 
 
 def locate(glue: Glue, source: Path) -> dict[str, Path]:
