@@ -3,7 +3,8 @@
 import logging
 
 _level = logging.getLogger().level
-from . import checkpointing, criterions, models, processes, tasks  # noqa: E402, F401  (importing registers)
+from . import checkpointing, criterions, models, optim, processes, tasks  # noqa: E402, F401  (importing registers)
+from .data import bert_wordpiece  # noqa: E402, F401
 
 logging.getLogger().setLevel(_level)  # one of fairseq's own models sets it to DEBUG on import
 

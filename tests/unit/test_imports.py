@@ -19,6 +19,7 @@ LEVELS = {
     "models": 1,
     "tasks": 1,
     "criterions": 1,
+    "optim": 1,
     "data": 1,
     "measure": 2,
     "__init__": 2,  # importing the whole package registers it, which measure needs to read checkpoints

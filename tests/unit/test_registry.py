@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
+from fairseq.optim import OPTIMIZER_REGISTRY
 from fairseq.tasks import TASK_REGISTRY
 
 import fairseq_transnorm
@@ -17,6 +18,7 @@ REGISTRIES = {
     "register_model": MODEL_REGISTRY,
     "register_task": TASK_REGISTRY,
     "register_criterion": CRITERION_REGISTRY,
+    "register_optimizer": OPTIMIZER_REGISTRY,
 }
 
 

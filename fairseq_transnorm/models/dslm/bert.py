@@ -39,7 +39,7 @@ from .initialise import initialise_encoder, initialise_pooler
 NAME = "deep_bert"
 
 
-@register_model(NAME, dataclass=DeepBertConfig)
+@register_model("deep_bert", dataclass=DeepBertConfig)
 class DeepBert(MaskedLM):
     """BERT: masked language model and sentence order, segments, a pooler on ``<s>``; Post-LN or Pre-LN.
 

@@ -1,0 +1,3 @@
+"""Optimisers; importing this package registers them."""
+
+from . import bert_adam
