@@ -10,7 +10,6 @@ from typing import Any, Optional
 from fairseq import utils
 from fairseq.data import Dictionary, data_utils
 from fairseq.dataclass import FairseqDataclass
-from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING
 
@@ -148,20 +147,6 @@ class BertSopLMTask(FairseqTask):
         epoch 1, would otherwise change the samples of the epoch that is under way.
         """
         return super().get_batch_iterator(copy.copy(dataset), *args, **kwargs)
-
-    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
-        """Build a model.
-
-        Raises:
-            ValueError: it takes shorter samples only; fairseq would leave out all others without a word.
-        """
-        model = super().build_model(cfg, from_checkpoint)
-        if model.max_positions() < self.cfg.tokens_per_sample:
-            raise ValueError(
-                f"{NAME}: samples of --tokens-per-sample {self.cfg.tokens_per_sample} are longer than the "
-                f"{model.max_positions()} positions of the model; lower it, or raise --max-positions"
-            )
-        return model
 
     @property
     def source_dictionary(self) -> Dictionary:
