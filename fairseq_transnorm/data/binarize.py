@@ -72,11 +72,11 @@ def build(
 
     Returns:
         The note. Its keys: ``kind`` of tokenisation; ``bpe_args``, flags for fairseq's commands, with the names of
-        files in the folder, which ``files`` lists; ``dictionary``, which is ``corpus``, ``fairseq`` or ``like``, and
-        ``dictionary_sha256`` of ``dict.txt``; ``vocab_size``, symbols in it with fairseq's own; ``splits``, for each
-        its lines, words, characters, tokens (with the end of each line), unknown (tokens that are not in the
-        dictionary) and sha256 of its text; ``corpus`` and ``corpus_sha256`` of all three; ``pre_split``; ``version``
-        of the note; ``made_by``; and what the corpus adds.
+        files in the folder, which ``files`` lists; ``dictionary``, which is ``corpus``, ``fairseq``, ``file`` or
+        ``like``, and ``dictionary_sha256`` of ``dict.txt``; ``vocab_size``, symbols in it with fairseq's own;
+        ``splits``, for each its lines, words, characters, tokens (with the end of each line), unknown (tokens that are
+        not in the dictionary) and sha256 of its text; ``corpus`` and ``corpus_sha256`` of all three; ``pre_split``;
+        ``version`` of the note; ``made_by``; and what the corpus adds.
 
     Raises:
         FileExistsError: ``out`` is there.
@@ -140,8 +140,7 @@ def _fill(
     together = "".join(note["splits"][split]["sha256"] for split in SPLITS)
     note["corpus_sha256"] = hashlib.sha256(together.encode()).hexdigest()
     if note["files"]:
-        made = kind != "gpt2" and tokenization.like is None
-        say(f"training {kind} on the train split" if made else f"taking the files of {kind}")
+        say(f"training {kind} on the train split" if tokenization.is_made else f"taking the files of {kind}")
         tokenizers.train(tokenization, texts / "train.txt", folder)
     ready = tokenizers.ready_dictionary(tokenization, folder)
     counts = {}
@@ -169,7 +168,7 @@ def tokenization_facts(tokenization: Tokenization) -> dict[str, Any]:
         "kind": tokenization.kind,
         "bpe_args": tokenizers.fairseq_args(tokenization.kind),
         "files": list(tokenizers.MODEL_FILES[tokenization.kind]),
-        "dictionary": tokenization.dictionary if tokenization.like is None else "like",
+        "dictionary": tokenization.dictionary_source,
         "dictionary_sha256": "",
     }
 
@@ -200,8 +199,9 @@ def _dictionary_flags(tokenization: Tokenization, folder: Path, counts: Counter[
         dictionary = Dictionary()
         for symbol in known:
             dictionary.add_symbol(symbol, n=counts[symbol])
-        # Only GPT-2's pieces are many more than a small model can use; the rare ones become <unk>.
-        dictionary.finalize(nwords=vocab_size if kind == "gpt2" and vocab_size is not None else -1)
+        if kind != "wordpiece":  # whose symbols keep the order of the vocabulary
+            # Only GPT-2's pieces are many more than a small model can use; the rare ones become <unk>.
+            dictionary.finalize(nwords=vocab_size if kind == "gpt2" and vocab_size is not None else -1)
         dictionary.save(str(folder / "tokens" / "dict.txt"))
         return ["--srcdict", str(folder / "tokens" / "dict.txt")]
     if kind == "words" and vocab_size is not None:

@@ -35,8 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser, tokenizer: str) -> None:
         type=int,
         metavar="N",
         help=f"sentencepiece: pieces (default {DEFAULT_VOCAB_SIZE['sentencepiece']}); fastbpe: symbols "
-        f"(default {DEFAULT_VOCAB_SIZE['fastbpe']}); words, gpt2: the N most frequent, fairseq's four symbols counted, "
-        "the others become <unk> (default all); not for characters",
+        f"(default {DEFAULT_VOCAB_SIZE['fastbpe']}); wordpiece: pieces with BERT's five special symbols (default "
+        f"{DEFAULT_VOCAB_SIZE['wordpiece']}, as BERT's); words, gpt2: the N most frequent, fairseq's four symbols "
+        "counted, the others become <unk> (default all); not for characters",
     )
     group.add_argument(
         "--character-coverage",
@@ -57,6 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser, tokenizer: str) -> None:
         type=Path,
         metavar="FOLDER",
         help="gpt2: has encoder.json and vocab.bpe, and dict.txt for --dictionary fairseq (default: they are fetched)",
+    )
+    group.add_argument(
+        "--wordpiece-vocab",
+        type=Path,
+        metavar="FILE",
+        help="wordpiece: the vocabulary of a BERT, vocab.txt, instead of one learnt from the train split",
+    )
+    group.add_argument(
+        "--cased", action="store_true", help="wordpiece: keep capitals and accents (default: lower case without them)"
     )
     add_like(group)
 
@@ -122,10 +132,12 @@ def parse(parser: argparse.ArgumentParser, tokenizer: Callable[[argparse.Namespa
             args.character_coverage,
             args.dictionary,
             args.gpt2_files,
+            args.wordpiece_vocab,
+            args.cased,
         )
     else:
         given = ("tokenizer", "vocab_size", "character_coverage", "dictionary", "gpt2_files")
-        for name in given:
+        for name in (*given, "wordpiece_vocab", "cased"):
             if getattr(args, name) != parser.get_default(name):
                 parser.error(f"--like takes the tokenizer of that folder, so leave --{name.replace('_', '-')} out")
         args.tokenization = Tokenization.of(args.like)

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import gpt2
+from . import bert_wordpiece, gpt2
 from .folder import read_note
 from .lines import read_lines, split_words
 
-KINDS = ("words", "characters", "sentencepiece", "fastbpe", "gpt2")
+KINDS = ("words", "characters", "sentencepiece", "fastbpe", "wordpiece", "gpt2")
 DICTIONARIES = ("corpus", "fairseq")
 # Names under which fairseq's from_pretrained finds them in a folder by itself.
 _SENTENCEPIECE_FILE, _FASTBPE_FILE = "sentencepiece.bpe.model", "bpecodes"
@@ -35,9 +35,10 @@ MODEL_FILES: dict[str, tuple[str, ...]] = {
     "characters": (_SENTENCEPIECE_FILE,),
     "sentencepiece": (_SENTENCEPIECE_FILE,),
     "fastbpe": (_FASTBPE_FILE,),
+    "wordpiece": (bert_wordpiece.MODEL_FILE,),
     "gpt2": tuple(gpt2.FILES),
 }
-DEFAULT_VOCAB_SIZE = {"sentencepiece": 8000, "fastbpe": 8000}
+DEFAULT_VOCAB_SIZE = {"sentencepiece": 8000, "fastbpe": 8000, "wordpiece": 30522}
 # Sums of floats depend on how the work is cut, so the number of threads is part of the result.
 _SENTENCEPIECE_THREADS = 4
 
@@ -49,11 +50,13 @@ class Tokenization:
     Attributes:
         kind: one of KINDS.
         vocab_size: words, gpt2: symbols in the dictionary, with fairseq's four; sentencepiece: pieces; fastbpe:
-            symbols, single characters included.
+            symbols, single characters included; wordpiece: pieces, BERT's five special symbols included.
         coverage: share of the text's characters that sentencepiece must be able to write.
         dictionary: gpt2: ``corpus`` orders the pieces by their count in the train split, ``fairseq`` takes the
             dictionary of fairseq's RoBERTa.
         gpt2_files: gpt2: folder that has its files; they are fetched when it is None.
+        wordpiece_vocab: wordpiece: vocabulary file of BERT; it is learnt when it is None.
+        cased: wordpiece: keep capitals and accents.
         like: data folder whose tokeniser and dictionary are used as they are; see :meth:`of`.
     """
 
@@ -62,6 +65,8 @@ class Tokenization:
     coverage: float = 1.0
     dictionary: str = "corpus"
     gpt2_files: Path | None = None
+    wordpiece_vocab: Path | None = None
+    cased: bool = False
     like: Path | None = None
 
     @classmethod
@@ -83,7 +88,7 @@ class Tokenization:
         Raises:
             ValueError: options that do not go together.
             ImportError: a package is missing.
-            FileNotFoundError: ``gpt2_files`` lacks one.
+            FileNotFoundError: ``gpt2_files`` lacks one, or there is no ``wordpiece_vocab``.
         """
         if self.kind not in KINDS:
             raise ValueError(f"unknown tokenizer {self.kind!r}; known are {', '.join(KINDS)}")
@@ -101,9 +106,27 @@ class Tokenization:
             raise ValueError(f"--dictionary fairseq and --gpt2-files go with the tokenizer gpt2, not with {self.kind}")
         if self.dictionary == "fairseq" and self.vocab_size is not None:
             raise ValueError("--vocab-size does not go with --dictionary fairseq, which is used as it is")
+        if self.kind != "wordpiece" and (self.cased or self.wordpiece_vocab is not None):
+            raise ValueError(f"--cased and --wordpiece-vocab go with the tokenizer wordpiece, not with {self.kind}")
+        if self.wordpiece_vocab is not None:
+            if self.vocab_size is not None:
+                raise ValueError("--vocab-size does not go with --wordpiece-vocab, which is used as it is")
+            bert_wordpiece.read_vocabulary(self.wordpiece_vocab, self.cased)
         if self.gpt2_files is not None:
             gpt2.fetch_files(self.gpt2_files)
         check_packages(self.kind)
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the tokeniser is trained on the corpus, not taken from elsewhere."""
+        return self.kind not in ("words", "gpt2") and self.like is None and self.wordpiece_vocab is None
+
+    @property
+    def dictionary_source(self) -> str:
+        """Where the dictionary comes from, for the note."""
+        if self.like is not None:
+            return "like"
+        return self.dictionary if self.wordpiece_vocab is None else "file"
 
 
 def fairseq_args(kind: str) -> list[str]:
@@ -112,6 +135,8 @@ def fairseq_args(kind: str) -> list[str]:
         return ["--tokenizer", "space"]
     if kind == "fastbpe":
         return ["--bpe", "fastbpe", "--bpe-codes", _FASTBPE_FILE]
+    if kind == "wordpiece":
+        return ["--bpe", "wordpiece", "--wordpiece-model", bert_wordpiece.MODEL_FILE]
     if kind == "gpt2":
         encoder, merges = gpt2.FILES
         return ["--bpe", "gpt2", "--gpt2-encoder-json", encoder, "--gpt2-vocab-bpe", merges]
@@ -120,7 +145,8 @@ def fairseq_args(kind: str) -> list[str]:
 
 def check_packages(kind: str) -> None:
     """Raise ImportError, naming the extra, when a package that ``kind`` needs is not installed."""
-    needed = {"words": [], "fastbpe": ["fastBPE", "subword_nmt"], "gpt2": ["regex"]}.get(kind, ["sentencepiece"])
+    others = {"words": [], "fastbpe": ["fastBPE", "subword_nmt"], "wordpiece": ["tokenizers"], "gpt2": ["regex"]}
+    needed = others.get(kind, ["sentencepiece"])
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise ImportError(
             f"tokenizer {kind} needs {' and '.join(missing)}, not installed; pip install 'fairseq_transnorm[text]'"
@@ -154,6 +180,13 @@ def train(tokenization: Tokenization, text: Path, folder: Path) -> None:
     elif kind == "fastbpe":
         assert vocab_size
         (folder / names[0]).write_text(_learn_bpe(text, vocab_size))
+    elif kind == "wordpiece":
+        assert vocab_size
+        if tokenization.wordpiece_vocab is not None:
+            vocabulary = bert_wordpiece.read_vocabulary(tokenization.wordpiece_vocab, tokenization.cased)
+        else:
+            vocabulary = bert_wordpiece.train(text, vocab_size, tokenization.cased)
+        (folder / names[0]).write_text(bert_wordpiece.model_text(vocabulary, tokenization.cased), encoding="utf-8")
     elif kind != "words":
         (folder / names[0]).write_bytes(_train_sentencepiece(text, vocab_size, tokenization.coverage))
 
@@ -227,6 +260,8 @@ def symbols(kind: str, folder: Path, text: Path) -> list[str] | None:
         merged = (first + second for first, second, _ in codes)
         inner_or_last = [s.removesuffix("</w>") if s.endswith("</w>") else s + "@@" for s in merged]
         return list(dict.fromkeys([*_single_symbols(_words(text)), *inner_or_last]))
+    if kind == "wordpiece":
+        return bert_wordpiece.symbols(folder / bert_wordpiece.MODEL_FILE)
     if kind == "gpt2":
         return _gpt2_pieces(folder)
     return None

@@ -14,7 +14,7 @@ from tests.helpers import sentences
 # Apostrophes, double dashes, accents, another script, an @@ of its own, a one-letter word.
 ODD = ["'Tis done--o' course; don't!", "Café naïve Ærø", "жить не тужить 東京", "mail a@@ b", "I", "x" * 60]
 LINES = [*sentences(400, seed=5), *ODD]
-SIZES = {"words": None, "characters": None, "sentencepiece": 105, "fastbpe": 220}
+SIZES = {"words": None, "characters": None, "sentencepiece": 105, "fastbpe": 220, "wordpiece": 180}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,23 @@ def test_words_split_off_punctuation_unless_done(folders):
     assert tokenizers.load("words", folders["words"], pre_split=True)("No,  as is @-@ !") == "No,  as is @-@ !"
 
 
-@pytest.mark.parametrize("kind", ["sentencepiece", "fastbpe"])
+def test_wordpiece_decodes_words(folders):
+    """Capitals, accents and the spaces around punctuation are gone; encoding again changes nothing more."""
+    bpe = tokenizers.load_bpe("wordpiece", folders["wordpiece"])
+    encode = tokenizers.load("wordpiece", folders["wordpiece"])
+    assert bpe.decode(encode(ODD[0])) == "' tis done - - o ' course ; don ' t !"
+    assert bpe.decode(encode(ODD[1])) == "cafe naive ærø"
+    for line in LINES:
+        symbols = encode(line)
+        assert symbols == bpe.encode(line)
+        assert encode(bpe.decode(symbols)) == symbols
+        words = line.lower().split()
+        if line not in ODD:
+            assert bpe.decode(symbols).split() == words
+    assert encode("") == ""
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "fastbpe", "wordpiece"])
 def test_symbols_cover_the_train_split_and_count_as_asked(kind, text, folders):
     known = tokenizers.symbols(kind, folders[kind], text)
     assert known is not None
@@ -86,7 +102,7 @@ def test_fastbpe_segments_as_subword_nmt(text, folders):
     assert len(encode(LINES[0]).split()) < len(LINES[0].replace(" ", "")), "merges are used"
 
 
-@pytest.mark.parametrize("kind", ["characters", "sentencepiece", "fastbpe"])
+@pytest.mark.parametrize("kind", ["characters", "sentencepiece", "fastbpe", "wordpiece"])
 def test_training_twice_gives_the_same_bytes(kind, text, folders, tmp_path):
     tokenizers.train(Tokenization(kind, SIZES[kind]), text, tmp_path)
     (name,) = tokenizers.MODEL_FILES[kind]
@@ -108,6 +124,8 @@ def test_long_lines_are_trained_on(tmp_path):
         ("sentencepiece", 20, r"--vocab-size 20 is too small: the corpus needs \d+ for its single characters"),
         ("fastbpe", 100_000, r"--vocab-size 100000 is too large for this corpus: it has \d+ symbols"),
         ("fastbpe", 20, r"--vocab-size 20 is too small: single characters alone make \d+ symbols"),
+        ("wordpiece", 100_000, r"--vocab-size 100000 is too large for this corpus: it has \d+ pieces"),
+        ("wordpiece", 20, r"--vocab-size 20 is too small: BERT's special symbols and single characters alone make \d+"),
     ],
 )
 def test_vocabulary_that_does_not_fit(kind, size, message, text, tmp_path):
@@ -136,7 +154,8 @@ def test_missing_model_does_not_end_the_process(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "more", [["--tokenizer", "words"], ["--vocab-size", "9"], ["--dictionary", "fairseq"], ["--gpt2-files", "."]]
+    "more",
+    [["--tokenizer", "words"], ["--vocab-size", "9"], ["--dictionary", "fairseq"], ["--gpt2-files", "."], ["--cased"]],
 )
 def test_like_excludes_the_options_of_a_tokenizer(more, monkeypatch, capsys):
     parser = argparse.ArgumentParser()
