@@ -65,7 +65,13 @@ class MaskedLMHub(RobertaHubInterface):
         tokens = torch.as_tensor(tokens)
         if tokens.dim() != 1 or not tokens.numel():
             raise ValueError(f"decode takes the tokens of one text, not a tensor of shape {tuple(tokens.shape)}")
-        return super().decode(tokens.cpu())
+        tokens = tokens.cpu()
+        if self.model.double_separator:
+            return super().decode(tokens)
+        ends = (tokens == self.task.source_dictionary.eos()).nonzero().flatten().tolist()
+        parts = [part for part in tokens.tensor_split([end + 1 for end in ends]) if len(part)]
+        texts = [str(super(MaskedLMHub, self).decode(part)) for part in parts]
+        return texts[0] if len(texts) == 1 else texts
 
     @torch.no_grad()
     def fill_mask(self, masked_input: str, topk: int = 5) -> list[tuple[str, float, str]]:

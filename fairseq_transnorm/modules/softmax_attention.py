@@ -13,7 +13,7 @@ from .attention import Padding, SelfAttention, State
 
 
 def softmax_weights(
-    q: Float[Tensor, "B H T K"], k: Float[Tensor, "B H S K"], allowed: Bool[Tensor, "... T S"] | None = None
+    q: Float[Tensor, "B H T K"], k: Float[Tensor, "B H S K"], allowed: Bool[Tensor, "... #T S"] | None = None
 ) -> Float[Tensor, "B H T S"]:
     """Return ``softmax_s(q[t] . k[s] / sqrt(K))`` over the keys that are allowed; a row without any is 0.
 
