@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import encode, tokenizers
+from .bad_rows import BadRows
 from .binarize import NOTE_VERSION, check, tokenization_facts
 from .fetch import file_sha256
 from .folder import read_note, whole_folder, write_note
@@ -85,25 +86,21 @@ class Examples:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Reader:
-    """Collects the examples of a split and counts the rows that cannot be used, which are never repaired."""
+class Reader(BadRows):
+    """Collects the examples of a split and counts the rows that cannot be used."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        super().__init__(name)
         self.rows: list[Example] = []
-        self.bad = Counter[str]()
-        self._first: dict[str, str] = {}
 
-    def reject(self, reason: str, example: str) -> None:
-        """Count a row that cannot be used."""
-        self.bad[reason] += 1
-        self._first.setdefault(reason, example)
+    def good(self) -> int:
+        return len(self.rows)
 
     def take(self, other: Reader) -> None:
         """Add the rows of another, good and bad."""
         self.rows += other.rows
         self.bad.update(other.bad)
-        self._first = other._first | self._first
+        self.first = other.first | self.first
 
     def finish(self, max_bad: float) -> Examples:
         """Those that were taken.
@@ -111,18 +108,7 @@ class Reader:
         Raises:
             ValueError: more than the share ``max_bad`` of the rows is bad.
         """
-        if (count := self.bad.total()) > max_bad * (count + len(self.rows)):
-            raise ValueError(
-                f"{self.describe()}; that is more than --max-bad {max_bad:g} of the rows. Fetch the file again, repair "
-                "it, or raise --max-bad to leave them out"
-            )
-        return Examples(self.rows, {"bad": dict(sorted(self.bad.items()))})
-
-    def describe(self) -> str:
-        """How many rows are bad, why and where."""
-        reasons = "; ".join(f"{n:,} {reason} (first: {self._first[reason]})" for reason, n in self.bad.most_common())
-        share = self.bad.total() / max(1, self.bad.total() + len(self.rows))
-        return f"{self.name}: {self.bad.total():,} bad rows ({100 * share:.3g} %): {reasons}"
+        return Examples(self.rows, {"bad": self.check(max_bad)})
 
 
 def collapse(text: str) -> str:

