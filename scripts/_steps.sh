@@ -94,6 +94,18 @@ begin() {
 end() { say "  $(clock $((SECONDS - step_started)))  ${1:-done}"; }
 reuse() { say "$1: kept from before"; }
 
+# training_progress: updates and losses of the trainings that are running, whose save folders have the names of the steps.
+# shellcheck disable=SC2329  # finish calls it
+training_progress() {
+    local name line text='' number='"num_updates": "([0-9]+)"' loss='"loss": "([^"]+)"'
+    for name in "${names[@]}"; do
+        line=$(grep '"num_updates"' "$out/$name/train.log" 2>/dev/null | tail -n 1) || true
+        [[ $line =~ $number ]] || continue
+        text+="${text:+ | }$name: update ${BASH_REMATCH[1]}"
+        [[ ! $line =~ $loss ]] || text+=", loss ${BASH_REMATCH[1]}"
+    done
+    say "  $(clock $((SECONDS - step_started)))  ${text:-starting}"
+}
 
 # only_fresh ARGS...: set fresh to 1 for --fresh, to 0 without arguments; print the help, or refuse anything else.
 only_fresh() {

@@ -33,23 +33,6 @@ transformer_lm=("${t2[@]}" --decoder-ffn-embed-dim 512 --decoder-input-dim 128 -
     --decoder-normalize-before --share-decoder-input-output-embed)
 models=(t2 transformer_lm)
 
-# One line from the logs of both trainings, such as:  1:20  t2: update 250/900, epoch 1, ppl 161.33 | ...
-training_progress() {
-    local model line text='' number='"num_updates": "([0-9]+)"' epoch='"epoch": ([0-9]+)' ppl='"ppl": "([^"]+)"'
-    for model in "${models[@]}"; do
-        line=$(grep '"num_updates"' "$out/$model/train.log" 2>/dev/null | tail -n 1) || true
-        text+=${text:+ | }
-        if [[ $line =~ $number ]]; then
-            text+="$model: update ${BASH_REMATCH[1]}/$updates"
-            [[ ! $line =~ $epoch ]] || text+=", epoch ${BASH_REMATCH[1]}"
-            [[ ! $line =~ $ppl ]] || text+=", ppl ${BASH_REMATCH[1]}"
-        else
-            text+="$model: starting"
-        fi
-    done
-    say "  $(clock $((SECONDS - step_started)))  $text"
-}
-
 text() {
     local number='[1/5] text'
     if made "$data/tokenizer.json"; then
@@ -98,7 +81,7 @@ evaluation() {
         PROMPT=${PROMPT:-KING HENRY:} LENGTH=200 GO_ON=1 start sample into "$out/sample.txt" \
             bash scripts/generate.sh "$out/t2/checkpoint_last.pt" "$data" --cpu --seed "${SEED:-1}"
     made "$out/learning_curves.json" "$out/trained" ||
-        start learning_curves python analysis/transnormer/learning_curves.py --out "$out/learning_curves" \
+        start learning_curves python analysis/learning_curves.py --out "$out/learning_curves" \
             t2="$out/t2/train.log" transformer_lm="$out/transformer_lm/train.log"
     finish
     end

@@ -1,7 +1,5 @@
 """Adam as BERT is trained with it: no weight decay on biases and norms."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field

@@ -55,17 +55,6 @@ text() {
     end
 }
 
-progress() {
-    local name line text='' number='"num_updates": "([0-9]+)"' loss='"loss": "([^"]+)"'
-    for name in "${names[@]}"; do
-        line=$(grep '"num_updates"' "$out/$name/train.log" 2>/dev/null | tail -n 1) || true
-        [[ $line =~ $number ]] || continue
-        text+="${text:+ | }$name: update ${BASH_REMATCH[1]}"
-        [[ ! $line =~ $loss ]] || text+=", loss ${BASH_REMATCH[1]}"
-    done
-    say "  $(clock $((SECONDS - step_started)))  ${text:-starting}"
-}
-
 # pretrain: until this process ends, as tune.
 # shellcheck disable=SC2329  # start calls it
 pretrain() {
@@ -108,8 +97,8 @@ learning() {
     fi
     begin "$number: ${MAX_UPDATE:-4000} updates of 16 sequences of up to 256 tokens"
     start pretrained pretrain
-    finish progress
-    progress
+    finish training_progress
+    training_progress
     date -u >"$out/pretrained/done"
     end
 }
@@ -137,7 +126,7 @@ fine_tuning() {
             tuning_of "$out/pretrained/checkpoint_best.pt" "tuned-$n-$seed" "$data" "$seed" \
                 "$data/tokenizer.json" "$out/pretrained/done"
             tuning_of none "random-$n-$seed" "$data" "$seed" "$data/tokenizer.json"
-            finish progress
+            finish training_progress
             for name in "tuned-$n-$seed" "random-$n-$seed"; do
                 made "$out/$name/done" "$out/$name/finetune.json" || date -u >"$out/$name/done"
             done
@@ -154,7 +143,7 @@ tables() {
         for seed in "${seeds[@]}"; do runs+=("pretrained=$out/tuned-$n-$seed" "random weights=$out/random-$n-$seed"); done
         start "accuracy-$n" python analysis/transnormer/glue.py --out "$out/accuracy-$n" "${runs[@]}"
     done
-    start learning_curves python analysis/transnormer/learning_curves.py --out "$out/learning_curves" \
+    start learning_curves python analysis/learning_curves.py --out "$out/learning_curves" \
         "pretraining=$out/pretrained/train.log"
     finish
     end

@@ -10,7 +10,7 @@ from tests.helpers import run_cli
 DILUTION = "analysis/transnormer/dilution.py"
 BOUNDS = "analysis/transnormer/gradient_bounds.py"
 GRADIENTS = "analysis/transnormer/layer_gradients.py"
-CURVES = "analysis/transnormer/learning_curves.py"
+CURVES = "analysis/learning_curves.py"
 OUTPUTS = {".pdf": b"%PDF", ".png": b"\x89PNG", ".json": b"{"}
 
 

@@ -4,11 +4,12 @@ Give logs of fairseq-train (--log-format json or simple, with --log-file or from
 such a log in them. Runs with the same label are seeds of one variant: their mean is drawn, with a band from the lowest
 to the highest.
 
-  python analysis/transnormer/learning_curves.py t2=runs/t2/train.log transformer_lm=runs/base/train.log
-  python analysis/transnormer/learning_curves.py t2=runs/seed1 t2=runs/seed2 --x wall
+  python analysis/learning_curves.py t2=runs/t2/train.log transformer_lm=runs/base/train.log
+  python analysis/learning_curves.py t2=runs/seed1 t2=runs/seed2 --x wall
 """
 
 import argparse
+import math
 import statistics
 import sys
 from typing import Any
@@ -92,6 +93,7 @@ def summary(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dic
                 "best ppl": best["ppl"],
                 "at update": best["updates"],
                 "last ppl": last["ppl"],
+                "last loss (nats)": None if last["loss"] is None else math.log(2) * last["loss"],
                 "updates": last["updates"],
                 "tokens": last["tokens"],
                 "wall (s)": last["wall"],

@@ -1,0 +1,28 @@
+# shellcheck shell=bash
+# How scripts/train_dslm_bert.sh and scripts/train_vanilla_bert.sh pretrain.  Source this file.
+#
+#   train_bert SAVE_DIR "$@"   with the flags of the model in `model_flags`; "$@" begins with the data folder
+source "$(dirname "${BASH_SOURCE[0]}")/_run.sh"
+
+train_bert() {
+    local save_dir=$1 data max_update warmup
+    shift
+    text_folder "$@"
+    shift
+    find_environment
+    max_update=$(flag --max-update 488281 "$@")
+    check_number --max-update "$max_update"
+    warmup=$((max_update / 100))
+    # shellcheck disable=SC2034,SC2154  # both are shared with other scripts
+    recipe=(
+        --task bert_sop_lm --criterion bert_sop --tokens-per-sample 512 "${model_flags[@]}"
+        --dropout 0.1 --attention-dropout 0.1
+        --optimizer bert_adam --adam-betas "(0.9, 0.999)" --adam-eps 1e-08 --weight-decay 0.01 --clip-norm 1.0
+        --lr 1e-4 --lr-scheduler polynomial_decay --power 1 --end-learning-rate 0
+        --warmup-updates "$warmup" --max-update "$max_update" --total-num-update "$max_update" --seed 1234
+        --no-epoch-checkpoints --save-interval-updates 4000 --keep-interval-updates 1
+    )
+    ! has --masked-lm-only "$@" || recipe+=(--find-unused-parameters) # pooler and order head
+    ! has --fp16 "$@" || recipe+=(--fp16-no-flatten-grads)            # bert_adam tells matrices from biases
+    train_recipe "$save_dir" 256 8 "$data" "$@"
+}
