@@ -24,8 +24,9 @@ def labelled(text: str) -> Labelled:
     if equals and label and rest and not Path(text).exists():
         return Labelled(label, Path(rest))
     path = Path(text)
-    generic = path.stem.startswith(("checkpoint", "train")) or path.stem in {"log", "output"}
-    return Labelled(path.absolute().parent.name if generic else path.stem or path.absolute().name, path)
+    name = path.name if path.is_dir() else path.stem  # a folder's name may hold a number such as 0.001
+    generic = name.startswith(("checkpoint", "train")) or name in {"log", "output"}
+    return Labelled(path.absolute().parent.name if generic else name or path.absolute().name, path)
 
 
 def analysis_parser(
@@ -64,11 +65,12 @@ def run_analysis(
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None,
     measure: Callable[[argparse.Namespace], list[dict[str, Any]]],
-    draw: Callable[[Any, str, argparse.Namespace], None],
+    draw: Callable[[Any, str, argparse.Namespace], Sequence[str] | None],
     *,
     columns: Iterable[str],
     summary: Callable[[Any, argparse.Namespace], list[dict[str, Any]]] | None = None,
     need_inputs: bool = True,
+    verdict: Callable[[Any, argparse.Namespace], str | None] | None = None,
 ) -> int:
     """Parse, measure or load the table, draw, print a table and what was written; return the exit status.
 
@@ -78,10 +80,12 @@ def run_analysis(
         parser: of :func:`analysis_parser`, with the file's own options added.
         argv: command line; None for that of the process.
         measure: options -> rows.
-        draw: rows, stem and options -> three files; knows no model.
+        draw: rows, stem and options -> three files; knows no model. It returns the stems of its figures where there are
+            several.
         columns: what ``draw`` needs of a table that is given with ``--table``.
         summary: rows and options -> the shorter rows to print; None prints all.
         need_inputs: whether there must be files on the command line or a ``--table``.
+        verdict: rows and options -> what the numbers fail to show, for standard error and status 1; None when nothing.
     """
     options = parser.parse_args(argv)
     given = getattr(options, "inputs", [])
@@ -91,10 +95,14 @@ def run_analysis(
         parser.error("nothing to measure: give at least one file, or --table with an earlier table")
     try:
         rows = load_table(options.table, columns) if options.table else measure(options)
-        draw(rows, options.out, options)
+        stems = draw(rows, options.out, options) or [options.out]
+        printed = summary(rows, options) if summary else rows
+        failure = verdict(rows, options) if verdict else None
     except (OSError, ValueError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 1
-    print(format_table(summary(rows, options) if summary else rows))
-    print(f"wrote {options.out}.pdf, .png and .json")
-    return 0
+    print(format_table(printed))
+    print("\n".join(f"wrote {stem}.pdf, .png and .json" for stem in stems))
+    if failure is not None:
+        print(f"{parser.prog}: {failure}", file=sys.stderr)
+    return 0 if failure is None else 1

@@ -2,8 +2,9 @@
 
 A block of unit gain B added to a stream of variance V makes it lambda^2 V + beta^2 B: linear growth in a plain Pre-LN
 model, 1 + B before each norm of a plain Post-LN one, 1 where lambda^2 + beta^2 = 1 and B = 1 (DeepScaleLM). The
-gradient is multiplied by lambda^2 + beta^2 G / V going down a Pre-LN block, so that it falls hyperbolically with the depth of a
-plain model, and by (lambda^2 + beta^2 G) / (lambda^2 + beta^2 B) in a Post-LN one: exponentially unless G = B.
+gradient is multiplied by lambda^2 + beta^2 G / V going down a Pre-LN block, so that it falls hyperbolically with the
+depth of a plain model, and by (lambda^2 + beta^2 G) / (lambda^2 + beta^2 B) in a Post-LN one: exponentially unless
+G = B.
 
 Nothing is fitted. Source: Kedia et al. 2024, arXiv:2403.09635; the composition, with the correlation of gradients and
 the gradients of weights, is ours, as are the terms of order 1 / length, which the paper's recursion leaves out.
@@ -11,7 +12,7 @@ the gradients of weights, is ours, as are the terms of order 1 / length, which t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -149,9 +150,17 @@ def _ffn_of(encoder: Encoder) -> list[Component]:
     )
 
 
+def _norm(x: Signal, dim: int) -> Moments:
+    """Return the moments of LayerNorm, with covariance r, not r (1 - 1/d).
+
+    A stream that was centred once stays centred, but such factors would add up over hundreds of layers.
+    """
+    return replace(layer_norm(x, d=dim), covariance=x.correlation)
+
+
 def _sublayer(encoder: Encoder, parts: list[Component]) -> Component:
     """Return norm, block and sum in one, in the order of the encoder; its output is the sum."""
-    norm = partial(layer_norm, d=encoder.dim)
+    norm = partial(_norm, dim=encoder.dim)
     add = partial(residual, lambda_sq=encoder.weights.skip_squared, beta_sq=encoder.weights.change_squared)
 
     def pre_norm(x: Signal) -> Moments:
@@ -170,7 +179,7 @@ def _weight_gradient(encoder: Encoder, given: Signal, parts: list[Component]) ->
     products, and L (L - 1) times those between positions.
     """
     L, weights = encoder.length, encoder.weights
-    y = layer_norm(given, d=encoder.dim)
+    y = _norm(given, encoder.dim)
     block = Signal(
         correlation=y.correlation,
         gradient_variance=weights.change_squared * given.gradient_variance,
