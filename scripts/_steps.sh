@@ -20,7 +20,7 @@ made() {
     for source; do [[ ! $source -nt $file ]] || return 1; done
 }
 
-pids=() names=()
+pids=() names=() trainings=()
 
 # start NAME COMMAND...: begin a step; its output goes to logs/NAME.log.
 start() {
@@ -94,17 +94,21 @@ begin() {
 end() { say "  $(clock $((SECONDS - step_started)))  ${1:-done}"; }
 reuse() { say "$1: kept from before"; }
 
-# training_progress: updates and losses of the trainings that are running, whose save folders have the names of the steps.
+# training_progress: updates and perplexities (or losses) of the save folders below $out that the array trainings names.
 # shellcheck disable=SC2329  # finish calls it
 training_progress() {
-    local name line text='' number='"num_updates": "([0-9]+)"' loss='"loss": "([^"]+)"'
-    for name in "${names[@]}"; do
+    local name line text='' number='"num_updates": "([0-9]+)"' ppl='"(ppl)": "([^"]+)"' loss='"(loss)": "([^"]+)"'
+    for name in "${trainings[@]}"; do
         line=$(grep '"num_updates"' "$out/$name/train.log" 2>/dev/null | tail -n 1) || true
-        [[ $line =~ $number ]] || continue
-        text+="${text:+ | }$name: update ${BASH_REMATCH[1]}"
-        [[ ! $line =~ $loss ]] || text+=", loss ${BASH_REMATCH[1]}"
+        text+=${text:+ | }$name:
+        if [[ $line =~ $number ]]; then
+            text+=" update ${BASH_REMATCH[1]}"
+            if [[ $line =~ $ppl || $line =~ $loss ]]; then text+=", ${BASH_REMATCH[1]} ${BASH_REMATCH[2]}"; fi
+        else
+            text+=" starting"
+        fi
     done
-    say "  $(clock $((SECONDS - step_started)))  ${text:-starting}"
+    say "  $(clock $((SECONDS - step_started)))  $text"
 }
 
 # only_fresh ARGS...: set fresh to 1 for --fresh, to 0 without arguments; print the help, or refuse anything else.

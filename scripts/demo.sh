@@ -61,6 +61,7 @@ training() {
         return
     fi
     begin "$number: t2 and transformer_lm side by side, $updates updates of $((sequences * length)) tokens"
+    trainings=("${models[@]}")
     for model in "${models[@]}"; do start "train_$model" train "$model"; done
     finish training_progress
     training_progress

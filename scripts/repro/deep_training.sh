@@ -60,6 +60,7 @@ main() {
             runs+=("$name=$folder/train.log")
             ! made "$folder/done" "$out/topics/tokenizer.json" || continue
             read -ra flags <<<"$flags"
+            trainings=("${names[@]}" "${folder##*/}")
             start "${folder##*/}" train "$script" "$folder" "$seed" ${flags[@]+"${flags[@]}"}
             ((${#pids[@]} < 2)) || finish training_progress # two at a time
         done

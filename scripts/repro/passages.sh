@@ -96,6 +96,7 @@ learning() {
         return
     fi
     begin "$number: ${MAX_UPDATE:-4000} updates of 16 sequences of up to 256 tokens"
+    trainings=(pretrained)
     start pretrained pretrain
     finish training_progress
     training_progress
@@ -123,6 +124,7 @@ fine_tuning() {
     for n in "${per_label[@]}"; do
         for seed in "${seeds[@]}"; do
             data=$(folder_of "$n" "$seed")
+            trainings=("tuned-$n-$seed" "random-$n-$seed")
             tuning_of "$out/pretrained/checkpoint_best.pt" "tuned-$n-$seed" "$data" "$seed" \
                 "$data/tokenizer.json" "$out/pretrained/done"
             tuning_of none "random-$n-$seed" "$data" "$seed" "$data/tokenizer.json"

@@ -92,7 +92,7 @@ def the_second_call_goes_on_and_makes_everything(out):
         assert updates(out, model)[-1] == 20
     for name in RESULTS:
         assert (out / name).stat().st_size > 0, name
-    for text in ("training: t2 and transformer_lm", "update 20/20", "test ppl, blocks of 256", "context 128 of 256"):
+    for text in ("training: t2 and transformer_lm", "update 20, ppl", "test ppl, blocks of 256", "context 128 of 256"):
         assert text in output
     assert (out / "sample.txt").read_text().strip() in output
     return output
