@@ -25,25 +25,14 @@
 # Several GPUs, several machines, SLURM: as for scripts/train_alm.sh, see its head.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_run.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/_finetune.sh"
 
 case ${1:---help} in
     -h | --help) usage && exit ;;
 esac
 (($# >= 3)) || die "give a task, its data folder and a checkpoint or 'none': $0 TASK DATA PRETRAINED [fairseq-train flags]"
-data=$2 pretrained=$3
-[[ $pretrained == none || -f $pretrained ]] || die "no checkpoint $pretrained; 'none' starts from random weights"
-find_environment
-model=("$pretrained")
-[[ $pretrained != none ]] || model=()
-lines=$(python -m fairseq_transnorm.measure.fine_tuning "$1" "$data" ${model[@]+"${model[@]}"}) || exit 1
+about_task "$1" "$2" "$3" roberta_transnormer_t2
 shift 3
-mapfile -t told <<<"$lines"
-task=${told[0]} metric=${told[1]} subsets=${told[2]} flags=("${told[@]:3}")
-if [[ $pretrained == none ]]; then
-    flags+=(--arch "${ARCH:-roberta_transnormer_t2}")
-else
-    flags+=(--finetune-from-model "$pretrained") # at the first start only
-fi
 
 # learning rate, examples per update, updates, warm-up updates
 case $task in
@@ -58,8 +47,10 @@ case $task in
 esac
 max_update=$(flag --max-update "${numbers[2]}" "$@")
 seed=$(flag --seed "${SEED:-1}" "$@")
+cut=(--shorten-method truncate)
+[[ " ${flags[*]} " != *" --task dslm_"* ]] || cut=() # folders of preprocessing/glue.py --dslm: that task always cuts
 recipe=(
-    --max-positions 512 --shorten-method truncate --valid-subset "$subsets"
+    --max-positions 512 ${cut[@]+"${cut[@]}"} --valid-subset "$subsets"
     "${flags[@]}" --dropout 0.1 --attention-dropout 0.1
     --optimizer adam --adam-betas "(0.9, 0.98)" --adam-eps 1e-06 --weight-decay 0.1 --clip-norm 0.0
     --lr "${numbers[0]}" --lr-scheduler polynomial_decay --power 1 --end-learning-rate 0
@@ -67,21 +58,4 @@ recipe=(
     --seed "$seed" --best-checkpoint-metric "$metric" --maximize-best-checkpoint-metric --no-epoch-checkpoints
     --find-unused-parameters # the head of the masked language model
 )
-SAVE_DIR=$(flag --save-dir "${SAVE_DIR:-checkpoints/glue/$task/seed$seed}" "$@")
-if [[ ${DRY_RUN:-0} != 1 ]]; then # for the table of results
-    start=$pretrained
-    if [[ $pretrained == none ]]; then
-        start="random weights of $(flag --arch "${ARCH:-roberta_transnormer_t2}" "$@")"
-    else
-        start=$(cd "$(dirname "$pretrained")" && pwd)/$(basename "$pretrained")
-    fi
-    note=$(python -c 'import json, sys; print(json.dumps(dict(zip(("task", "metric", "start"), sys.argv[1:]))))' \
-        "$task" "$metric" "$start")
-    if [[ -e $SAVE_DIR/finetune.json && $(<"$SAVE_DIR/finetune.json") != "$note" ]]; then
-        die "$SAVE_DIR is of another fine-tuning, $(<"$SAVE_DIR/finetune.json"); give another SAVE_DIR"
-    fi
-    mkdir -p "$SAVE_DIR"
-    printf '%s\n' "$note" >"$SAVE_DIR/.finetune.json.$$"
-    mv "$SAVE_DIR/.finetune.json.$$" "$SAVE_DIR/finetune.json"
-fi
-train_recipe "$SAVE_DIR" "${numbers[1]}" "" "$data" "$@"
+finetune "checkpoints/glue/$task/seed$seed" "${numbers[1]}" "$@"

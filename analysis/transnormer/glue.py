@@ -9,21 +9,16 @@ the table as STEM.md and STEM.json and prints it.
 """
 
 import argparse
-import logging
 import statistics
 import sys
-from collections.abc import Sequence
-from typing import Any
 
 from fairseq_transnorm.measure.logs import SCORES
-from fairseq_transnorm.measure.scores import over_seeds, run_scores
-from fairseq_transnorm.plotting import analysis_parser, format_cell, format_markdown, load_table, save_table
-from fairseq_transnorm.whole_file import whole_file
+from fairseq_transnorm.measure.scores import score_runs
+from fairseq_transnorm.plotting import Rows, run_score_table, score_parser
 
 PAPER = ("MNLI-m", "MNLI-mm", "QNLI", "QQP", "SST-2", "MRPC", "CoLA")
 MEAN = "mean"
 ORDER = (*PAPER, MEAN, "RTE", "STS-B")
-COLUMNS = ("model", "column", "metric", "mean", "std", "low", "high", "n", "mark")
 # Qin et al. 2022, arXiv:2210.10340, as far as known: the seven of PAPER and their mean, then which of them were read.
 PUBLISHED = {
     "vanilla": (79.37, 79.07, 87.79, 88.04, 90.25, 88.35, 38.63, 78.79),
@@ -51,31 +46,24 @@ MARKS = (
 )
 
 
-def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return one row a model and column.
-
-    Raises:
-        FileNotFoundError: a run lacks its log or its note.
-        ValueError: a folder is given twice, a log lacks a metric, or a metric is for a task of no run.
-    """
-    folders = [path.resolve() for _, path in options.inputs]
-    if twice := [path for path in folders if folders.count(path) > 1]:
-        raise ValueError(f"{twice[0]} is given twice")
-    metrics = dict(options.metric)
-    runs = [(label, run_scores(path, metrics, options.last)) for label, path in options.inputs]
-    if unknown := sorted(set(metrics) - {row["task"] for _, found in runs for row in found}):
-        raise ValueError(f"--metric {unknown[0]}={metrics[unknown[0]]}: none of the runs is of the task {unknown[0]!r}")
-    rows = over_seeds(runs)
+def measure(options: argparse.Namespace) -> Rows:
+    """Return one row a model and column, and the mean of a model that has all of the paper's; see ``score_runs``."""
+    rows = score_runs(options.inputs, dict(options.metric), options.last)
     for model in dict.fromkeys(row["model"] for row in rows):
         means = {row["column"]: row["mean"] for row in rows if row["model"] == model}
         if set(PAPER) <= set(means):
             mean = statistics.fmean(means[name] for name in PAPER)
             spread = {"std": None, "low": None, "high": None, "n": None}
-            rows.append({"model": model, "column": MEAN, "metric": "of seven", "mean": mean} | spread)
-    return [row | {"mark": None} for row in rows]
+            rows.append({"model": model, "column": MEAN, "metric": "of seven", "mean": mean, "mark": None} | spread)
+    return rows
 
 
-def published() -> list[dict[str, Any]]:
+def with_published(rows: Rows, options: argparse.Namespace) -> Rows:
+    """Add the paper's rows where they are asked for and not there yet."""
+    return rows + published() if options.published and not any(row["mark"] for row in rows) else rows
+
+
+def published() -> Rows:
     """Return the paper's table in the same form, each number with the mark of where it is from."""
     return [
         {"model": f"{model} (published)", "column": column, "metric": None, "mean": score}
@@ -86,27 +74,7 @@ def published() -> list[dict[str, Any]]:
     ]
 
 
-def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row a model, with the columns of the paper first and in its order."""
-    known = list(dict.fromkeys(row["column"] for row in rows))
-    columns = sorted(known, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), known.index(name)))
-    lines = []
-    for model in dict.fromkeys(row["model"] for row in rows):
-        mine = {row["column"]: row for row in rows if row["model"] == model}
-        line = {"model": model} | {name: cell(mine.get(name)) for name in columns}
-        lines.append(line | {"mark": mark(list(mine.values()))} if any(row["mark"] for row in rows) else line)
-    return lines
-
-
-def cell(row: dict[str, Any] | None) -> str:
-    """Say one score: the mean, and for several seeds its standard deviation, range and number."""
-    if row is None:
-        return "-"
-    spread = "" if row["std"] is None else f" ± {row['std']:.2f} ({row['low']:.1f} to {row['high']:.1f}, n={row['n']})"
-    return format_cell(row["mean"]) + spread
-
-
-def mark(rows: list[dict[str, Any]]) -> str:
+def mark(rows: Rows) -> str:
     """Say where the numbers of a published row are from, as ``CoLA, mean [2nd]; rest [rec]``; "ours" of other rows."""
     if rows[0]["mark"] is None:
         return "ours"
@@ -114,52 +82,16 @@ def mark(rows: list[dict[str, Any]]) -> str:
     return f"{', '.join(second_hand)} [2nd]; rest [rec]" if second_hand else "[rec]"
 
 
-def notes(rows: list[dict[str, Any]]) -> list[str]:
-    """Say what the numbers are."""
-    metrics = {row["column"]: row["metric"] for row in rows if row["metric"] and row["column"] != MEAN}
-    scored = ", ".join(f"{name} {metric}" for name, metric in metrics.items())
-    text = [
-        f"In percent, on the validation sets: {scored}. Mean ± standard deviation of the sample (lowest to highest, "
-        "n seeds); fairseq rounds the score of a run to 0.1."
-    ]
-    if any(row["column"] == MEAN for row in rows):
-        text.append(f"The mean is that of {', '.join(PAPER)}.")
-    return [*text, MARKS] if any(row["mark"] for row in rows) else text
-
-
-def task_metric(text: str) -> tuple[str, str]:
-    """Read ``TASK=METRIC``."""
-    task, _, metric = text.partition("=")
-    if metric not in SCORES:
-        raise argparse.ArgumentTypeError(f"{text!r} is not TASK=METRIC with a metric of {', '.join(SCORES)}")
-    return task, metric
+def notes(rows: Rows) -> list[str]:
+    """Say what the mean is of, and where published numbers are from."""
+    mean = any(row["column"] == MEAN for row in rows)
+    return [f"The mean is that of {', '.join(PAPER)}."] * mean + [MARKS] * any(row["mark"] for row in rows)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = analysis_parser(str(__doc__), "outputs/glue", inputs="run")
-    parser.add_argument("--last", action="store_true", help="scores of the last validation, not of the best")
-    parser.add_argument(
-        "--metric", type=task_metric, action="append", default=[], metavar="TASK=METRIC", help="score a task by another"
-    )
+    parser = score_parser(str(__doc__), "outputs/glue", SCORES)
     parser.add_argument("--published", action="store_true", help="add the rows of the paper, as far as known")
-    options = parser.parse_args(argv)
-    logging.getLogger().setLevel(logging.WARNING)  # fairseq's imports set it to DEBUG
-    if bool(options.inputs) == bool(options.table):
-        parser.error("give the folders of fine-tunings, or --table with an earlier table")
-    try:
-        rows = load_table(options.table, COLUMNS) if options.table else measure(options)
-        if options.published and not any(row["mark"] for row in rows):
-            rows += published()
-        save_table(f"{options.out}.json", rows)
-        text = "\n\n".join([format_markdown(table(rows), ("model", "mark")), *notes(rows)]) + "\n"
-        with whole_file(f"{options.out}.md") as unfinished:
-            unfinished.write_text(text)
-    except (OSError, ValueError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 1
-    print(text, end="")
-    print(f"wrote {options.out}.md and .json")
-    return 0
+    return run_score_table(parser, argv, measure, ORDER, with_published, mark, notes)
 
 
 if __name__ == "__main__":

@@ -129,12 +129,12 @@ class PairDataset(FairseqDataset):
         return batch | {"ntokens": int(lengths.sum()), "nsentences": len(samples)}
 
     def num_tokens(self, index: int) -> int:
-        """Return the tokens of an example's longest sequence."""
-        return int(self.sizes[index])
+        """Return the tokens of an example, all of its sequences being as long as the longest."""
+        return len(self.firsts) * self.size(index)
 
     def size(self, index: int) -> int:
         """Return the tokens of an example's longest sequence."""
-        return self.num_tokens(index)
+        return int(self.sizes[index])
 
     def ordered_indices(self) -> np.ndarray:
         """Return the indices in the order in which batches are filled."""

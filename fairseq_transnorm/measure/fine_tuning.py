@@ -1,12 +1,14 @@
 """``python -m fairseq_transnorm.measure.fine_tuning TASK DATA [CHECKPOINT]``: what a fine-tuning must be told.
 
 Prints, one a line: the task's name, the metric by which its best checkpoint is chosen, the splits to validate on (with
-commas between), then flags of fairseq-train: those of the task, and those that build the checkpoint's model again.
+commas between), the examples of each split (JSON), then flags of fairseq-train: those of the task, and those that build
+the checkpoint's model again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +17,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from fairseq.data import Dictionary
+from fairseq.data import Dictionary, data_utils
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
 from omegaconf import OmegaConf
@@ -30,11 +32,12 @@ PROG = "fine_tuning"
 
 @dataclass(frozen=True)
 class FineTuning:
-    """A task of a data folder: its name, the metric of its best checkpoint, splits to validate on, flags."""
+    """A task of a data folder: name, metric of its best checkpoint, splits to validate on, examples a split, flags."""
 
     task: str
     metric: str
     subsets: list[str]
+    rows: dict[str, int]
     flags: list[str]
 
 
@@ -43,7 +46,7 @@ def fine_tuning(task: str, data: str | Path) -> FineTuning:
 
     Args:
         task: name, in capital or small letters.
-        data: folder of fairseq's ``sentence_prediction`` task.
+        data: folder of fairseq's ``sentence_prediction`` task, or of one of ours.
 
     Raises:
         FileNotFoundError: no folder, or a part of it is missing.
@@ -51,7 +54,7 @@ def fine_tuning(task: str, data: str | Path) -> FineTuning:
     """
     data = Path(data)
     if not data.is_dir():
-        raise FileNotFoundError(f"no data folder {data}; preprocessing/glue.py and passages.py make them")
+        raise FileNotFoundError(f"no data folder {data}; preprocessing/glue.py, race.py and passages.py make them")
     if (data / NOTE).is_file():
         note = read_note(data)
         if "train_args" not in note:
@@ -67,8 +70,10 @@ def fine_tuning(task: str, data: str | Path) -> FineTuning:
     if name.lower() != task.lower():
         raise ValueError(f"{data} holds the task {name}, not {task}")
     subsets = sorted(path.stem for path in (data / "input0").glob("valid*.idx")) or ["valid"]
-    _check_parts(data, inputs, "--regression-target" in flags, ["train", *subsets])
-    return FineTuning(name, metric, subsets, flags)
+    splits = ["train", *subsets]
+    _check_parts(data, inputs, "--regression-target" in flags, splits)
+    rows = {split: len(data_utils.load_indexed_dataset(str(data / "input0" / split))) for split in splits}
+    return FineTuning(name, metric, subsets, rows, flags)
 
 
 def _check_parts(data: Path, inputs: int, regression: bool, splits: Sequence[str]) -> None:
@@ -99,6 +104,16 @@ def check_dictionary(path: Path, state: Mapping[str, Any], data: Path) -> None:
         raise ValueError(
             f"dictionary mismatch: {path} was trained with {trained[0]} symbols, {data}/input0/dict.txt (with <mask>) "
             f"has {len(dictionary)}; prepare the task with --like the data folder of the pretraining"
+        )
+
+
+def check_segments(path: Path, state: Mapping[str, Any], data: Path, flags: Sequence[str]) -> None:
+    """Raise ValueError when a task needs segment embeddings, as those of DeepScaleLM do, and a checkpoint has none."""
+    needed = flags[flags.index("--task") + 1].startswith("dslm_") and (data / "input1").is_dir()
+    if needed and not any(name.endswith("embed_segments.weight") for name in state["model"]):
+        raise ValueError(
+            f"{path} ({state['cfg'].model._name}) has no segment embeddings, which the pairs of {data} need; pretrain "
+            "with --num-segments 2, the default of dslm_bert and vanilla_bert"
         )
 
 
@@ -149,8 +164,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.checkpoint:
         state = read_state(options.checkpoint)
         check_dictionary(options.checkpoint, state, options.data)
+        check_segments(options.checkpoint, state, options.data, flags)
         flags = [*flags, *model_flags(options.checkpoint, state["cfg"].model)]
-    print("\n".join([found.task, found.metric, ",".join(found.subsets), *flags]))
+    print("\n".join([found.task, found.metric, ",".join(found.subsets), json.dumps(found.rows), *flags]))
 
 
 if __name__ == "__main__":

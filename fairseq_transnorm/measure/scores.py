@@ -11,12 +11,20 @@ from typing import Any
 
 from .logs import SCORES, read_log
 
-NOTE = "finetune.json"  # which task a folder is of; scripts/finetune_glue.sh writes it
-# What the paper's table calls the splits of MNLI.
-COLUMNS = {("MNLI", "valid"): "MNLI-m", ("MNLI", "valid1"): "MNLI-mm"}
+NOTE = "finetune.json"  # which task a folder is of; the scripts of fine-tuning write it
+# What tables call splits: matched and mismatched; middle school and high school.
+COLUMNS = {
+    ("MNLI", "valid"): "MNLI-m",
+    ("MNLI", "valid1"): "MNLI-mm",
+    ("RACE", "valid1"): "RACE-m",
+    ("RACE", "valid2"): "RACE-h",
+}
+OVERALL = {"MNLI": ("valid", "valid1")}  # accuracies whose mean, weighted by examples, is that of the task
 
 
-def run_scores(folder: Path, metrics: Mapping[str, str] | None = None, last: bool = False) -> list[dict[str, Any]]:
+def run_scores(
+    folder: Path, metrics: Mapping[str, str] | None = None, last: bool = False, overall: bool = False
+) -> list[dict[str, Any]]:
     """Return the scores of one fine-tuning, a row for each split that it was validated on.
 
     Args:
@@ -24,6 +32,7 @@ def run_scores(folder: Path, metrics: Mapping[str, str] | None = None, last: boo
         metrics: task -> metric, where it is not the one by which the run chose its checkpoint.
         last: those of the last validation, not of the one where the metric is best on the first split (of equals the
             later one, as fairseq chooses).
+        overall: add a row for the accuracy over all sets of a task that has several, MNLI; its split is their names.
 
     Returns:
         Rows with ``column``, ``task``, ``split``, ``metric``, ``score`` (percent, which fairseq rounds to 0.1) and
@@ -37,7 +46,7 @@ def run_scores(folder: Path, metrics: Mapping[str, str] | None = None, last: boo
     if not note.is_file():
         raise FileNotFoundError(
             f'no {note}, which says what was trained, as {{"task": "CoLA", "metric": "mcc"}}; '
-            "scripts/finetune_glue.sh writes it"
+            "the scripts of fine-tuning write it"
         )
     facts = json.loads(note.read_text())
     task = facts["task"]
@@ -49,7 +58,7 @@ def run_scores(folder: Path, metrics: Mapping[str, str] | None = None, last: boo
         raise ValueError(f"{folder}: no validation reports {metric!r}, only {there or 'a loss'}")
     first = [row for row in scored if row["split"] == scored[0]["split"]]
     chosen = first[-1] if last else max(first, key=lambda row: (_rank(row[metric]), row["updates"]))
-    return [
+    found = [
         {
             "column": COLUMNS.get((task, row["split"]), task if row["split"] == "valid" else f"{task} {row['split']}"),
             "task": task,
@@ -61,10 +70,49 @@ def run_scores(folder: Path, metrics: Mapping[str, str] | None = None, last: boo
         for row in scored
         if row["updates"] == chosen["updates"]
     ]
+    return found + (_overall(found, facts.get("rows", {})) if overall and metric == "accuracy" else [])
+
+
+def _overall(rows: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the row over all sets, where the task has several and all of them were scored and counted."""
+    splits = OVERALL.get(rows[0]["task"], ())
+    scores = {row["split"]: row["score"] for row in rows}
+    if not splits or not set(splits) <= set(scores) & set(counts):
+        return []
+    score = sum(counts[split] * scores[split] for split in splits) / sum(counts[split] for split in splits)
+    return [dict(rows[0]) | {"column": rows[0]["task"], "split": "+".join(splits), "score": score}]
 
 
 def _rank(score: float) -> float:
     return -math.inf if math.isnan(score) else score  # a correlation with the same answer to everything
+
+
+def score_runs(
+    runs: Iterable[tuple[str, Path]],
+    metrics: Mapping[str, str] | None = None,
+    last: bool = False,
+    overall: bool = False,
+) -> list[dict[str, Any]]:
+    """Return one row a model and column, as :func:`over_seeds` does, with ``mark`` None.
+
+    Args:
+        runs: name of the model and save folder of each.
+        metrics: as of :func:`run_scores`, like the other two.
+        last: see there.
+        overall: see there.
+
+    Raises:
+        FileNotFoundError: a run lacks its log or its note.
+        ValueError: a folder is given twice, a log lacks a metric, or a metric is for a task of no run.
+    """
+    runs, metrics = list(runs), metrics or {}
+    folders = [path.resolve() for _, path in runs]
+    if twice := [path for path in folders if folders.count(path) > 1]:
+        raise ValueError(f"{twice[0]} is given twice")
+    scored = [(label, run_scores(path, metrics, last, overall)) for label, path in runs]
+    if unknown := sorted(set(metrics) - {row["task"] for _, found in scored for row in found}):
+        raise ValueError(f"--metric {unknown[0]}={metrics[unknown[0]]}: none of the runs is of the task {unknown[0]!r}")
+    return [row | {"mark": None} for row in over_seeds(scored)]
 
 
 def over_seeds(runs: Iterable[tuple[str, Sequence[Mapping[str, Any]]]]) -> list[dict[str, Any]]:

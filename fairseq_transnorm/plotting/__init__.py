@@ -3,6 +3,7 @@
 from .axes import count_axis, describe, legend, log_axis, panel_title, shared_legend
 from .command import Labelled, analysis_parser, labelled, run_analysis
 from .figure import figure, panels
+from .scores import Rows, run_score_table, score_parser
 from .styles import BASELINE, LIMIT, line_style, line_styles, ordered_colours, ordered_markers
 from .tables import Table, format_cell, format_markdown, format_table, load_table, save_table
 
@@ -10,6 +11,7 @@ __all__ = [
     "BASELINE",
     "LIMIT",
     "Labelled",
+    "Rows",
     "Table",
     "analysis_parser",
     "count_axis",
@@ -29,6 +31,8 @@ __all__ = [
     "panel_title",
     "panels",
     "run_analysis",
+    "run_score_table",
     "save_table",
+    "score_parser",
     "shared_legend",
 ]

@@ -64,11 +64,16 @@ def load_table(path: str | Path, columns: Iterable[str] = ()) -> Table:
 
 def save_table(path: str | Path, rows: Sequence[Row], *, seed: int | None = None) -> None:
     """Write ``rows`` as JSON, one row a line, so that a kill at any moment leaves the old file or the new one."""
+    save_text(path, to_json(rows, seed=seed))
+
+
+def save_text(path: str | Path, text: str) -> None:
+    """Write a file as :func:`save_table` does."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(to_json(rows, seed=seed), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

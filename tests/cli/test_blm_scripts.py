@@ -221,7 +221,7 @@ def test_a_classification_and_the_table(similarity, tiny_lm_data, trained_blm, t
     # both load the pretrained model, and the correlation is that of the predictions of both
     output = fine_tune("CoLA", data, trained_blm, tmp_path / "run", "--max-update", 8, processes=2)
     assert "(8 sequences in each of 2 processes, 1 times)" in output
-    note = {"task": "CoLA", "metric": "mcc", "start": str(trained_blm)}
+    note = {"task": "CoLA", "metric": "mcc", "start": str(trained_blm), "rows": ROWS}
     assert json.loads((tmp_path / "run/finetune.json").read_text()) == note
     other = fine_tune("CoLA", data, "none", tmp_path / "run", check=False)
     assert "is of another fine-tuning" in other, "it began from other weights"
