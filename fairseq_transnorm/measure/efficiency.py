@@ -8,6 +8,7 @@ import os
 import statistics
 import time
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -20,13 +21,17 @@ import torch.nn.functional as F
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.criterions.masked_lm import MaskedLmLoss
 from fairseq.data import Dictionary
-from fairseq.models import ARCH_CONFIG_REGISTRY, MODEL_REGISTRY, BaseFairseqModel
-from fairseq.models.transformer_lm import TransformerLanguageModelConfig
+from fairseq.models import (
+    ARCH_CONFIG_REGISTRY,
+    ARCH_MODEL_NAME_REGISTRY,
+    MODEL_DATACLASS_REGISTRY,
+    MODEL_REGISTRY,
+    BaseFairseqModel,
+)
 from fairseq.optim.adam import Adam
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from ..models.transnormer.config import TransNormerLMConfig, TransNormerMLMConfig
 from ..modules.linear_attention import (
     bidirectional_linear_attention,
     chunkwise_linear_attention,
@@ -58,12 +63,6 @@ PAIRS = {
 }
 MASKED_SHARE = 0.15
 BY_BLAS = "t2, default BLAS"  # our matrix products by the library that torch and the peer use
-_CONFIGS = {
-    "transnormer_t2": ("transnormer_lm", TransNormerLMConfig),
-    "transformer_lm": ("transformer_lm", TransformerLanguageModelConfig),
-    "roberta_transnormer_t2": ("transnormer_mlm", TransNormerMLMConfig),
-}
-
 OPERATORS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "chunk": lambda q, k, v: chunkwise_linear_attention(q, k, v)[0],
     "quadratic": quadratic_linear_attention,
@@ -120,20 +119,28 @@ def _forward_backward(form: Callable[..., Tensor], inputs: list[Tensor], grad: T
     return lambda: torch.autograd.grad(form(*inputs), inputs, grad)
 
 
-def build_model(name: str, length: int, dim: int, layers: int, heads: int, vocabulary: int) -> BaseFairseqModel:
-    """Build a model of ``PAIRS`` as fairseq would, with random weights and a made-up dictionary.
+def build_model(
+    name: str, length: int, dim: int, layers: int, heads: int, vocabulary: int, **more: Any
+) -> BaseFairseqModel:
+    """Build a model as fairseq would, with random weights and a made-up dictionary.
 
     Args:
-        name: architecture; the feed-forward of fairseq's models has 4 D, transformer_lm is pre-norm.
+        name: architecture of ours, ``transformer_lm`` or ``roberta``; the feed-forward of fairseq's models has 4 D,
+            transformer_lm is pre-norm.
         length: tokens per sample.
         dim, layers, heads: model width D, layers L and heads H.
         vocabulary: entries of the dictionary.
+        more: options of the model, by their names in its config.
     """
     dictionary = Dictionary()
     for i in range(vocabulary - len(dictionary)):
         dictionary.add_symbol(f"w{i}")
-    side = next(pair.side for pair in PAIRS.values() if name in (pair.ours, pair.peer))
-    options = {
+    model = ARCH_MODEL_NAME_REGISTRY[name]
+    config = MODEL_DATACLASS_REGISTRY.get(model)
+    # fairseq's roberta has no config: its architecture fills in what is not there
+    structured: Any = {} if config is None else OmegaConf.to_container(OmegaConf.structured(config), resolve=False)
+    side = "encoder" if config is None or "encoder_embed_dim" in structured else "decoder"
+    options: dict[str, Any] = {
         f"{side}_embed_dim": dim,
         f"{side}_layers": layers,
         f"{side}_attention_heads": heads,
@@ -144,11 +151,11 @@ def build_model(name: str, length: int, dim: int, layers: int, heads: int, vocab
     if name == "transformer_lm":
         options |= {"share_decoder_input_output_embed": True, "decoder_normalize_before": True, "add_bos_token": False}
         options |= {"decoder_input_dim": dim, "decoder_output_dim": dim, "tpu": False}
-    model, config = _CONFIGS.get(name, (name, None))
-    # fairseq's roberta has no config: its architecture fills in what is not there
-    structured = {} if config is None else OmegaConf.to_container(OmegaConf.structured(config), resolve=False)
+    filled = Namespace(**options, **more)
+    if name != model:  # a preset
+        ARCH_CONFIG_REGISTRY[name](filled)
     cfg = OmegaConf.create(structured)
-    cfg.merge_with(options)
+    cfg.merge_with(vars(filled))
     ARCH_CONFIG_REGISTRY[model](cfg)
     task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary, max_positions=lambda: length)
     return MODEL_REGISTRY[model].build_model(cfg, task)
@@ -231,36 +238,56 @@ def _without_onednn(step: Callable[[], None]) -> Callable[[], None]:
 def step_memory(pair: Pair, lengths: list[int], tokens: int, **size: int) -> list[dict[str, Any]]:
     """Return how far a training step raises the peak memory of a fresh process, in MiB; Linux only.
 
-    glibc is told to give freed memory back at once, so that the peak is what the step holds, not what the allocator
-    keeps for later. A model for which there is not enough memory is left out, with a warning. Arguments as in
-    ``training_times``.
+    A model for which there is not enough memory is left out, with a warning. Arguments as in ``training_times``.
     """
     rows = []
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "262144"  # of the processes started below; this one has read it already
     for length in lengths:
         for name in _possible(pair, length):
-            fresh = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(1, fresh) as pool:
-                try:
-                    peak = pool.submit(_peak_of_step, name, length, tokens, size).result()
-                except BrokenProcessPool:
-                    logger.warning(
-                        "%s at %s tokens per sample: the process was killed; too little memory", name, length
-                    )
-                    continue
-            rows.append({"quantity": "memory", "form": name, "length": length, "mebibytes": peak})
+            peaks = peak_of_step(name, length, tokens, **size)
+            if peaks is not None:
+                rows.append({"quantity": "memory", "form": name, "length": length, "mebibytes": peaks.step})
     return rows
 
 
-def _peak_of_step(name: str, length: int, tokens: int, size: dict[str, int]) -> float:
+class Peaks(NamedTuple):
+    """Peak memory of a process that makes a training step, in MiB: what the step adds, and all of it."""
+
+    step: float
+    process: float
+
+
+def peak_of_step(name: str, length: int, tokens: int, **options: Any) -> Peaks | None:
+    """Return the peak memory of a training step in a fresh process; None, with a warning, where it was killed.
+
+    glibc is told to give freed memory back at once, so that the peak is what the step holds, not what the allocator
+    keeps for later. Linux only.
+
+    Args:
+        name: architecture.
+        length: tokens per sample.
+        tokens: of the batch.
+        options: as in ``build_model``.
+    """
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "262144"  # of the process started below; this one has read it already
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, fresh) as pool:
+        try:
+            return pool.submit(_peak_of_step, name, length, tokens, options).result()
+        except BrokenProcessPool:
+            logger.warning("%s at %s tokens per sample: the process was killed; too little memory", name, length)
+            return None
+
+
+def _peak_of_step(name: str, length: int, tokens: int, options: dict[str, Any]) -> Peaks:
     torch.set_num_threads(1)
-    model = build_model(name, length, **size)
+    model = build_model(name, length, **options)
     TrainingStep(model, 64, 64)()  # what the first use of each operation allocates is not of the step
     step = TrainingStep(model, length, tokens)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _memory("VmRSS")
     step()
-    return _memory("VmHWM") - before
+    peak = _memory("VmHWM")
+    return Peaks(peak - before, peak)
 
 
 def _memory(field: str) -> float:
