@@ -100,8 +100,9 @@ def _open_record(path: Path, settings: Mapping[str, Any]) -> Iterator[tuple[dict
         file.seek(0)
         content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
+        begun = not whole and _line(settings).startswith(content)  # nothing yet, or a head that a kill cut off
+        lines = [] if begun else _parse(path, whole or content)
         file.truncate(len(whole))  # a line that a kill cut off; its combination is simulated again
-        lines = _parse(path, whole)
         if not lines:
             _append(file, settings)
         elif changed := [key for key in settings if lines[0].get(key) != settings[key]]:
@@ -113,14 +114,19 @@ def _open_record(path: Path, settings: Mapping[str, Any]) -> Iterator[tuple[dict
 def _parse(path: Path, content: bytes) -> list[dict[str, Any]]:
     try:
         lines = [json.loads(line) for line in content.splitlines()]
-        if all({"parameters", "measured"} <= line.keys() for line in lines[1:]):
+        wanted = [{"component"}, *[{"parameters", "measured"}] * (len(lines) - 1)]
+        if all(names <= line.keys() for names, line in zip(wanted, lines, strict=False)):
             return lines
     except (ValueError, AttributeError):
         pass
     raise ValueError(f"{path} is not a record of simulations; give another --out, or remove the file to begin anew")
 
 
-def _append(file: BinaryIO, line: Mapping[str, Any]) -> None:
-    file.write(json.dumps(line).encode() + b"\n")
+def _line(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content).encode() + b"\n"
+
+
+def _append(file: BinaryIO, content: Mapping[str, Any]) -> None:
+    file.write(_line(content))
     file.flush()
     os.fsync(file.fileno())
