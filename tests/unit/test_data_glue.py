@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from fairseq_transnorm.data.classification import Example
-from fairseq_transnorm.data.glue import TASKS, from_datasets, from_rows, locate, read_files
+from fairseq_transnorm.data.glue import TASKS, for_bert, from_datasets, from_rows, locate, read_files
 from tests.glue_files import COLUMNS, INPUTS, ROWS, table, text_of, write_glue
 
 TRAIN = {task: next(iter(files)) for task, files in COLUMNS.items()}
@@ -175,3 +175,18 @@ def test_datasets_is_named_when_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r"pip install 'fairseq_transnorm\[data\]'"):
         next(from_datasets(TASKS["RTE"]))
+
+
+def test_berts_recipe_cleans_text_and_orders_classes(tmp_path):
+    rows = table("MNLI", "train.tsv")
+    rows[1][rows[0].index("sentence1")] = "one . two ."
+    folder = put(tmp_path, "MNLI", text_of("MNLI", "train.tsv", rows))
+    mnli = for_bert(TASKS["MNLI"])
+    train = dict(read_files(mnli, folder))["train"]
+    assert train.rows[0].inputs[0] == "one. two ."
+    assert [row.label for row in train.rows] == [row.label for row in read("MNLI", folder)["train"].rows]
+    assert mnli.task.labels == ("contradiction", "entailment", "neutral")
+    assert rows[0].index("sentence1") == 8, "the official columns, counted from 0"
+    assert rows[0].index("sentence2") == 9
+    assert rows[0][-1] == "gold_label"
+    assert for_bert(TASKS["QNLI"]).task.labels == TASKS["QNLI"].task.labels

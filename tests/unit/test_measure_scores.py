@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fairseq_transnorm.measure.scores import over_seeds, run_scores
+from fairseq_transnorm.measure.scores import over_seeds, run_scores, score_runs
 
 
 def fine_tuning(folder, task, metric, validations):
@@ -63,3 +63,32 @@ def test_mean_and_spread_over_seeds_by_hand():
 def test_a_folder_that_does_not_say_its_task(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no .*finetune\.json, which says what was trained, as {\"task\": "):
         run_scores(tmp_path)
+
+
+def test_the_accuracy_over_both_sets_of_mnli_is_weighted_by_their_examples(tmp_path):
+    rows = [("valid", 1, {"accuracy": 80}), ("valid1", 1, {"accuracy": 60})]
+    run = fine_tuning(tmp_path / "run", "MNLI", "accuracy", rows)
+    assert [row["column"] for row in run_scores(run, overall=True)] == ["MNLI-m", "MNLI-mm"], "no numbers of examples"
+    note = {"task": "MNLI", "metric": "accuracy", "rows": {"train": 9, "valid": 300, "valid1": 100}}
+    (run / "finetune.json").write_text(json.dumps(note))
+    assert [row["column"] for row in run_scores(run)] == ["MNLI-m", "MNLI-mm"]
+    *_, both = run_scores(run, overall=True)
+    assert both == {"column": "MNLI", "task": "MNLI", "split": "valid+valid1", "metric": "accuracy"} | {
+        "score": 75.0,
+        "updates": 1,
+    }
+
+
+def test_levels_of_race_are_columns(tmp_path):
+    rows = [(split, 1, {"accuracy": score}) for split, score in (("valid", 40), ("valid1", 50), ("valid2", 30))]
+    run = fine_tuning(tmp_path / "run", "RACE", "accuracy", rows)
+    table = score_runs([("a", run)], overall=True)
+    assert [(row["column"], row["mean"], row["mark"]) for row in table] == [
+        ("RACE", 40, None),
+        ("RACE-m", 50, None),
+        ("RACE-h", 30, None),
+    ]
+    with pytest.raises(ValueError, match="run is given twice"):
+        score_runs([("a", run), ("b", tmp_path / "." / "run")])
+    with pytest.raises(ValueError, match="--metric CoLA=mcc: none of the runs is of the task 'CoLA'"):
+        score_runs([("a", run)], {"CoLA": "mcc"})
