@@ -12,7 +12,7 @@ train_bert() {
     find_environment
     max_update=$(flag --max-update 488281 "$@")
     check_number --max-update "$max_update"
-    warmup=$((max_update / 100))
+    warmup=$(((max_update + 99) / 100))
     # shellcheck disable=SC2034,SC2154  # both are shared with other scripts
     recipe=(
         --task bert_sop_lm --criterion bert_sop --tokens-per-sample 512 "${model_flags[@]}"

@@ -1,4 +1,4 @@
-"""The YAML runs are the recipes of scripts/train_alm.sh and train_blm.sh and the presets, value by value."""
+"""The YAML runs are the recipes of the training scripts and the presets, value by value."""
 
 import shlex
 
@@ -10,12 +10,22 @@ from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from fairseq_transnorm.models.dslm.config import PRESETS as DSLM_PRESETS
 from fairseq_transnorm.models.transnormer.config import MLM_PRESETS, PRESETS
 from tests.helpers import ROOT, run_cli
 
 pytestmark = [pytest.mark.registered, pytest.mark.filterwarnings("ignore")]
-FOLDER = ROOT / "fairseq_transnorm/config/transnormer"
-RUNS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+FILES = {path.stem: path for path in sorted((ROOT / "fairseq_transnorm/config").rglob("*.yaml"))}
+SCRIPTS = {  # run -> script and architecture
+    "t1": ("train_alm.sh", "transnormer_t1"),
+    "t2": ("train_alm.sh", "transnormer_t2"),
+    "mlm_t1": ("train_blm.sh", "roberta_transnormer_t1"),
+    "mlm_t2": ("train_blm.sh", "roberta_transnormer_t2"),
+    "dslm_bert": ("train_dslm_bert.sh", "dslm_bert"),
+    "vanilla_bert": ("train_vanilla_bert.sh", "vanilla_bert"),
+}
+# What a recipe sets to another value than the preset that it names.
+RECIPES = {"vanilla_bert": {"dslm_init": "normal"}}
 # Where things are, which is the user's to say, and what only one of the two ways knows.
 PLACES = {
     "common.user_dir",
@@ -29,7 +39,7 @@ PLACES = {
 
 def from_yaml(name: str, *overrides: str) -> dict:
     hydra_init(name)
-    with initialize_config_dir(str(FOLDER), version_base="1.1"):
+    with initialize_config_dir(str(FILES[name].parent), version_base="1.1"):
         cfg = compose(name, overrides=["task.data=DATA", "common.user_dir=DIR", *overrides])
     add_defaults(cfg)
     return flat(cfg)
@@ -54,32 +64,31 @@ def flat(cfg, prefix: str = "") -> dict:
     return found
 
 
-def scripted(data, arch: str) -> dict:
+def scripted(data, name: str) -> dict:
+    script, arch = SCRIPTS[name]
     env = {"DRY_RUN": 1, "ARCH": arch, "GPUS": 1, "NPROC": 1}
-    script = "train_blm.sh" if arch.startswith("roberta") else "train_alm.sh"
     printed = run_cli(f"scripts/{script}", data, env=env).stdout
     return from_command(next(line for line in printed.splitlines() if line.startswith("fairseq-train")))
 
 
-@pytest.mark.parametrize("name", ["t1", "t2", "mlm_t1", "mlm_t2"])
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_the_run_is_that_of_the_script(name, tiny_lm_data):
-    arch = f"transnormer_{name}" if len(name) == 2 else f"roberta_transnormer_{name[-2:]}"
-    yaml, script = from_yaml(name), scripted(tiny_lm_data, arch)
+    yaml, script = from_yaml(name), scripted(tiny_lm_data, name)
     names = {name for name in {*yaml, *script} - PLACES if not name.startswith("scoring.")}  # of translation
     differ = {n: (yaml.get(n, "absent"), script.get(n, "absent")) for n in names if yaml.get(n) != script.get(n)}
     assert not differ
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", FILES)
 def test_every_value_that_a_preset_changes_stands_in_the_file(name):
-    yaml = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
-    arch = yaml["model"]["_name"]
-    assert yaml["model"].items() >= (PRESETS | MLM_PRESETS)[arch].items()
+    yaml = OmegaConf.to_container(OmegaConf.load(FILES[name]))
+    preset = (PRESETS | MLM_PRESETS | DSLM_PRESETS)[yaml["model"]["_name"]]
+    assert yaml["model"].items() >= (preset | RECIPES.get(name, {})).items()
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", FILES)
 def test_the_file_sets_only_options_that_exist(name):
-    yaml = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
+    yaml = OmegaConf.to_container(OmegaConf.load(FILES[name]))
     model = ARCH_MODEL_NAME_REGISTRY[yaml["model"].pop("_name")]
     known = MODEL_DATACLASS_REGISTRY[model].__dataclass_fields__
     assert not set(yaml["model"]) - set(known)
@@ -88,7 +97,7 @@ def test_the_file_sets_only_options_that_exist(name):
 
 def test_the_comparison_sees_one_changed_value(tiny_lm_data):
     yaml = from_yaml("t2", "optimizer.weight_decay=0.02")
-    assert yaml["optimizer.weight_decay"] != scripted(tiny_lm_data, "transnormer_t2")["optimizer.weight_decay"]
+    assert yaml["optimizer.weight_decay"] != scripted(tiny_lm_data, "t2")["optimizer.weight_decay"]
 
 
 def test_unknown_options_are_refused():
