@@ -177,6 +177,8 @@ def check(cfg: BertSopLMConfig) -> None:
         if cfg[name] < 1:
             raise ValueError(f"{NAME}: --{name.replace('_', '-')} {cfg[name]}: at least 1")
     special = 2 if cfg.masked_lm_only else 3
+    if cfg.tokens_per_sample < special + 2:
+        raise ValueError(f"{NAME}: --tokens-per-sample {cfg.tokens_per_sample}: at least {special + 2}")
     if (cfg.tokens_per_sample - special) * cfg.mask_prob < 1:
         raise ValueError(
             f"{NAME}: --mask-prob {cfg.mask_prob:g} of --tokens-per-sample {cfg.tokens_per_sample}, without {special} "
