@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .attention_gradient import AttentionGradient, attention_gradient
+
 Values = float | npt.NDArray[np.float64]
 """A number, or an array that broadcasts against the others."""
 
@@ -286,7 +288,7 @@ def attention(
     key_variance: Values,
     value_variance: Values,
     p: Values = 0.0,
-    corrected: bool = False,
+    gradient: AttentionGradient = "values",
 ) -> Moments:
     """Return the moments of single-head self-attention without output projection.
 
@@ -299,12 +301,7 @@ def attention(
         G' = sg^2 d_out sv^2 (1 + (L - 1) rg (1 - p)) / (L (1 - p))
         H' = sg^2 d_out sv^2 (1 + (L - 1) rg) / L
 
-    G' and H' count the path through V alone. ``corrected`` adds to G' what uneven column sums of P and the path
-    through K contribute however long the sequence is; with q2 = d_in^2 q sigma^4::
-
-        G' = sg^2 d_out sv^2 (1 / (L (1 - p)) + rg exp(r (1 - r) q2) (1 + r (1 - r) q2))
-
-    What is left out then is of order 1 / L and 1 / d_in, so it matters only where rg is near 0.
+    G' and H' count the path through V alone; :mod:`.attention_gradient` has two forms of G' that err less.
 
     Args:
         x: input with mean 0.
@@ -312,7 +309,7 @@ def attention(
         d_in, d_out: features of the input, and of queries, keys and values; both at least 1.
         query_variance, key_variance, value_variance: sq^2, sk^2, sv^2 of the *weights*, at least 0.
         p: dropout of the attention probabilities, 0 <= p < 1.
-        corrected: as said above; of no effect on the other moments.
+        gradient: form of G': ``values``, ``corrected`` or ``whole``.
     """
     _require_centred("attention", x)
     for name, size in (("length", length), ("d_in", d_in), ("d_out", d_out)):
@@ -327,14 +324,11 @@ def attention(
     apart, product = (1 - r) * s, (1 - r) ** 2 * d_in * q * s**3
     peaks = np.exp((1 - r) * scores) / (1 - p) * (4 * product + apart)
     values, back = d_in * value_variance, x.gradient_variance * d_out * value_variance
-    by_value = (1 + (length - 1) * rg * (1 - p)) / (length * (1 - p))
-    uneven = r * (1 - r) * scores
-    whole = 1 / (length * (1 - p)) + rg * np.exp(uneven) * (1 + uneven)
     return Moments(
         mean=0.0 * values * s,
         variance=values * (r * s + ((length - 1) * product + peaks) / length),
         covariance=values * (r * s + (2 * product + apart) / length),
-        gradient_variance=back * (whole if corrected else by_value),
+        gradient_variance=back * attention_gradient(gradient, r, rg, p, scores, length, d_in),
         gradient_covariance=back * (1 + (length - 1) * rg) / length,
     )
 

@@ -150,7 +150,9 @@ def test_attention_block_equals_its_formula(r):
     x = Signal(correlation=r, gradient_variance=sg, gradient_correlation=rg)
     sizes = {"length": L, "d": d, "p": p, "attention_p": pa}
     weights = {"query_variance": sq, "key_variance": sk, "value_variance": sv, "output_variance": so}
-    got, by_value = (attention_block(x, **sizes, **weights, corrected=flag) for flag in (True, False))
+    got, by_value, whole = (
+        attention_block(x, **sizes, **weights, gradient=form) for form in ("corrected", "values", "whole")
+    )
     peaks = math.exp((1 - r) * q2) / (1 - pa) * (4 * (1 - r) ** 2 * q2 / d + 1 - r)
     V = K / (1 - p) * (r + ((1 - r) ** 2 * (L - 1) * q2 / d + peaks) / L)
     C = K * (r + (2 * (1 - r) ** 2 * q2 / d + 1 - r) / L)
@@ -161,6 +163,23 @@ def test_attention_block_equals_its_formula(r):
     assert (got.mean, got.variance, got.covariance) == pytest.approx((0, V, C))
     assert (got.gradient_variance, got.gradient_covariance) == pytest.approx((G, H))
     assert by_value.gradient_variance == pytest.approx(G_value)
+    e, n = math.exp((1 - r) * q2), (1 - r + r * pa) / (1 - pa)
+    rest = e / L * (1 / (1 - pa) + (2 - r) * n * q2) + (1 - r) ** 2 * q2 / d
+    G_whole = K * sg * (rg * math.exp(uneven) * ((L - 1) / L + uneven) + rest / (1 - p))
+    assert whole.gradient_variance == pytest.approx(G_whole)
+
+
+def test_forms_of_the_attention_gradient_meet_where_they_should():
+    """Without scores only values are left; in long sequences of wide vectors the whole form is the corrected one."""
+    x = Signal(correlation=0.4, gradient_correlation=0.3)
+    even, wide = {"length": 50, "d": 4}, {"length": 10**7, "d": 10**6}
+    for sizes, q, forms in ((even, 0.0, ("values", "corrected", "whole")), (wide, 1e-6, ("corrected", "whole"))):
+        weights = {"query_variance": q, "key_variance": q, "value_variance": 0.1, "output_variance": 0.1}
+        got = [attention_block(x, **sizes, **weights, gradient=form).gradient_variance for form in forms]
+        # The values' form takes L - 1 other positions of L where the corrected one takes L.
+        assert got == pytest.approx([got[-1]] * len(forms), rel=1 / 50 if q == 0 else 1e-5)
+    with pytest.raises(ValueError, match="gradient 'long' must be values, corrected or whole"):
+        attention_block(x, **BLOCK, gradient="long")
 
 
 def test_attention_of_one_position_is_its_value():
