@@ -1,31 +1,40 @@
 """Your own text as a data folder for fairseq: one UTF-8 file a split, or one file that is split here.
 
-Each line is one sequence that ends in </s>; runs of white space become one space and empty lines are dropped.
+Each line is one sequence that ends in </s>; runs of white space become one space and empty lines are dropped. With
+--documents a line is a sentence and empty lines stand between documents; one stays after each.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from fairseq_transnorm.data import options
 from fairseq_transnorm.data.binarize import Corpus
-from fairseq_transnorm.data.lines import SPLITS, deal, read_lines
+from fairseq_transnorm.data.lines import SPLITS, deal, documents_of, read_lines
 
 
-def one_file(path: Path, percent: list[float], block: int, seed: int) -> Corpus:
-    """Splits of one file, its lines dealt in blocks."""
-    count = sum(1 for _ in read_lines(path))
+def units(path: Path, documents: bool) -> Iterator[list[str]]:
+    """What stays together: the documents, each with the empty line after it, or the lines."""
+    if documents:
+        return ([*document, ""] for document in documents_of(read_lines(path, keep_blank=True)))
+    return ([line] for line in read_lines(path))
+
+
+def one_file(path: Path, percent: list[float], block: int, seed: int, documents: bool) -> Corpus:
+    """Splits of one file, its lines dealt in blocks or its documents one by one."""
+    count = sum(1 for _ in units(path, documents))
     if not count:
         raise ValueError(f"{path} is empty: it has no line with text")
-    dealt = deal(count, percent, block, seed)
+    dealt = deal(count, percent, block, seed, "documents" if documents else "lines")
 
     def lines(split: str) -> Iterator[str]:
-        for number, line in enumerate(read_lines(path)):
+        for number, unit in enumerate(units(path, documents)):
             where = next((held for held in dealt if number // block in dealt[held]), "train")
             if where == split:
-                yield line
+                yield from unit
 
     about = {"split_percent": percent, "block_lines": block, "seed": seed}
     return Corpus(path.name, lines, about=about)
@@ -45,13 +54,16 @@ def main() -> None:
     parser.add_argument(
         "--split-by",
         choices=("lines", "blocks"),
-        default="blocks",
-        help="with --file: deal each line by itself, or blocks of lines that stay together (default: %(default)s)",
+        help="with --file: deal each line by itself, or blocks of lines that stay together (default: blocks); with "
+        "--documents each document is dealt by itself",
     )
     parser.add_argument("--block-lines", type=int, default=100, metavar="N", help="lines of a block (default: 100)")
     parser.add_argument("--seed", type=int, default=1, help="with --file: of the split (default: %(default)s)")
     parser.add_argument(
         "--pre-split", action="store_true", help="with --tokenizer words: punctuation already stands by itself"
+    )
+    parser.add_argument(
+        "--documents", action="store_true", help="the text has one sentence a line and empty lines between documents"
     )
     options.add_arguments(parser, tokenizer="sentencepiece")
     args = options.parse(parser, lambda args: "sentencepiece")
@@ -60,19 +72,22 @@ def main() -> None:
         parser.error("give either --file or --train, --valid and --test")
     if args.file is None and not all(files.values()):
         parser.error("give --train, --valid and --test, or one --file to be split")
+    if args.documents and args.split_by is not None:
+        parser.error(f"--split-by {args.split_by} does not go with --documents, which are dealt one by one")
     if args.file is not None:
-        try:
-            percent = [float(share) for share in args.split.split(",")]
-        except ValueError:
-            parser.error(f"--split {args.split}: three numbers such as 90,5,5")
-        corpus = one_file(args.file, percent, args.block_lines if args.split_by == "blocks" else 1, args.seed)
+        block = 1 if args.documents or args.split_by == "lines" else args.block_lines
+        corpus = one_file(args.file, options.shares(parser, args.split), block, args.seed, args.documents)
     else:
         if len({path.resolve() for path in files.values()}) < len(files):
             parser.error("--train, --valid and --test name the same file twice")
         for path in files.values():
             next(read_lines(path), None)  # a missing file is told before any work
-        corpus = Corpus(files["train"].name, lambda split: read_lines(files[split]), keep_text=False)
-    options.build_from(args, replace(corpus, pre_split=args.pre_split))
+
+        def lines(split: str) -> Iterator[str]:
+            return chain.from_iterable(units(files[split], args.documents))
+
+        corpus = Corpus(files["train"].name, lines, keep_text=False)
+    options.build_from(args, replace(corpus, pre_split=args.pre_split, documents=args.documents))
 
 
 if __name__ == "__main__":

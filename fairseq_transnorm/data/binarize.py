@@ -33,6 +33,8 @@ class Corpus:
         name: for the note.
         lines: gives the lines of ``train``, ``valid`` or ``test``, each stripped and with single spaces.
         pre_split: the words are separated by spaces already, punctuation included.
+        documents: a line is a sentence, and an empty line stands after each document; for fairseq it is a lone
+            end-of-sentence symbol. The note says so, and how many documents each split has.
         keep_text: keep the text of the splits in the data folder, as ``text/train.txt`` and so on.
         about: further facts for the note.
         files: further files of the data folder, name -> content.
@@ -42,6 +44,7 @@ class Corpus:
     name: str
     lines: Callable[[str], Iterable[str]]
     pre_split: bool = False
+    documents: bool = False
     keep_text: bool = True
     about: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
@@ -75,8 +78,9 @@ def build(
         files in the folder, which ``files`` lists; ``dictionary``, which is ``corpus``, ``fairseq``, ``file`` or
         ``like``, and ``dictionary_sha256`` of ``dict.txt``; ``vocab_size``, symbols in it with fairseq's own;
         ``splits``, for each its lines, words, characters, tokens (with the end of each line), unknown (tokens that are
-        not in the dictionary) and sha256 of its text; ``corpus`` and ``corpus_sha256`` of all three; ``pre_split``;
-        ``version`` of the note; ``made_by``; and what the corpus adds.
+        not in the dictionary), sha256 of its text and documents; ``documents``, true where lines are sentences of them;
+        ``corpus`` and ``corpus_sha256`` of all three; ``pre_split``; ``version`` of the note; ``made_by``; and what the
+        corpus adds.
 
     Raises:
         FileExistsError: ``out`` is there.
@@ -131,12 +135,13 @@ def _fill(
         "corpus_sha256": "",
         "pre_split": corpus.pre_split,
         "splits": {},
+        **({"documents": True} if corpus.documents else {}),
         **corpus.about,
         "made_by": f"fairseq_transnorm {__version__}",
     }
     say(f"reading {corpus.name}")
     for split in SPLITS:
-        note["splits"][split] = _write_text(corpus.lines(split), texts / f"{split}.txt", split)
+        note["splits"][split] = _write_text(corpus.lines(split), texts / f"{split}.txt", split, corpus.documents)
     together = "".join(note["splits"][split]["sha256"] for split in SPLITS)
     note["corpus_sha256"] = hashlib.sha256(together.encode()).hexdigest()
     if note["files"]:
@@ -173,18 +178,20 @@ def tokenization_facts(tokenization: Tokenization) -> dict[str, Any]:
     }
 
 
-def _write_text(lines: Iterable[str], path: Path, split: str) -> dict[str, Any]:
+def _write_text(lines: Iterable[str], path: Path, split: str, documents: bool) -> dict[str, Any]:
     """Write the lines of a split and count them."""
-    count = words = characters = 0
+    count = words = characters = blank = 0
     with open(path, "w", encoding="utf-8", newline="\n") as handle:
         for line in tqdm(lines, desc=split, unit=" lines", disable=None, leave=False):
             handle.write(line + "\n")
             count += 1
             words += len(line.split())
             characters += len(line)
+            blank += not line
     if not words:
         raise ValueError(f"the {split} split is empty: it has no line with text")
-    return {"lines": count, "words": words, "characters": characters, "sha256": file_sha256(path)}
+    facts = {"lines": count, "words": words, "characters": characters, "sha256": file_sha256(path)}
+    return facts | {"documents": blank} if documents else facts
 
 
 def _dictionary_flags(tokenization: Tokenization, folder: Path, counts: Counter[str], ready: Path | None) -> list[str]:

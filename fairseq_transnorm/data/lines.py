@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -55,6 +56,26 @@ def read_lines(path: str | os.PathLike[str], keep_blank: bool = False) -> Iterat
                 yield line
 
 
+def documents_of(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Documents of a text that has one sentence a line and empty lines between documents; none is empty."""
+    document: list[str] = []
+    for line in lines:
+        if line:
+            document.append(line)
+        elif document:
+            yield document
+            document = []
+    if document:
+        yield document
+
+
+def document_lines(documents: Iterable[Iterable[str]]) -> Iterator[str]:
+    """The sentences, which are not empty, and an empty line after each document."""
+    for document in documents:
+        yield from document
+        yield ""
+
+
 def split_words(line: str) -> list[str]:
     """Cut punctuation off: ``"No, good-night--sir!"`` is ``No`` ``,`` ``good-night`` ``--`` ``sir`` ``!``."""
     return [match.group() for match in _WORD.finditer(line)]
@@ -65,7 +86,30 @@ def ranking(names: Iterable[str], seed: int) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
 
 
-def deal(count: int, percent: Sequence[float], block: int, seed: int) -> dict[str, set[int]]:
+def share_out(count: int, shares: Sequence[float], what: str) -> dict[str, range]:
+    """Cut 0 to ``count`` into train, valid and test, in this order; valid and test are rounded, train has the rest.
+
+    Args:
+        count: how many there are.
+        shares: of train, valid and test; any scale.
+        what: is counted, for messages.
+
+    Raises:
+        ValueError: not three positive shares, or a split that would be empty.
+    """
+    if len(shares) != 3 or not min(shares) > 0 or not math.isfinite(sum(shares)):
+        raise ValueError(f"--split {','.join(f'{s:g}' for s in shares)}: give three shares above 0, such as 980,10,10")
+    valid, test = (round(count * share / sum(shares)) for share in shares[1:])
+    train = count - valid - test
+    for split, size in zip(SPLITS, (train, valid, test), strict=True):
+        if size < 1:
+            raise ValueError(
+                f"{count:,} {what}: the {split} split would be empty; use more text or other shares (--split)"
+            )
+    return {"train": range(train), "valid": range(train, train + valid), "test": range(train + valid, count)}
+
+
+def deal(count: int, percent: Sequence[float], block: int, seed: int, what: str = "lines") -> dict[str, set[int]]:
     """Deal ``count`` lines to valid and test in whole blocks of ``block`` lines; train has the rest.
 
     Args:
@@ -73,6 +117,7 @@ def deal(count: int, percent: Sequence[float], block: int, seed: int) -> dict[st
         percent: shares of train, valid and test; they sum to 100.
         block: consecutive lines that stay together, so that they keep their context.
         seed: of the draw.
+        what: is dealt, for messages.
 
     Returns:
         Split -> indices of its blocks, for valid and test. Block b holds the lines b * block to (b + 1) * block - 1.
@@ -89,7 +134,7 @@ def deal(count: int, percent: Sequence[float], block: int, seed: int) -> dict[st
     for split, size in zip(SPLITS, [blocks - sum(sizes), *sizes], strict=True):
         if size < 1:
             raise ValueError(
-                f"{count:,} lines in {blocks:,} blocks of {block}: the {split} split would be empty; "
+                f"{count:,} {what} in {blocks:,} blocks of {block}: the {split} split would be empty; "
                 f"use more text, other shares (--split) or smaller blocks (--block-lines)"
             )
     order = [int(name) for name in ranking(map(str, range(blocks)), seed)]

