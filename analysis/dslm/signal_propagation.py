@@ -40,6 +40,7 @@ from fairseq_transnorm.measure.signal_criteria import check_rows
 from fairseq_transnorm.plotting import (
     BASELINE,
     LIMIT,
+    Table,
     analysis_parser,
     describe,
     figure,
@@ -82,7 +83,8 @@ def measure(options: argparse.Namespace) -> Rows:
             rows += checkpoint_rows(label, run, options.split, options.sequences, options.seed, options.device)
         return rows
     if options.data:
-        batch = text_batch(options.data, options.split, options.sequences, options.length, options.seed)
+        where = (options.data, options.split, options.word_kind)
+        batch = text_batch(*where, options.sequences, options.length, options.seed)
     else:
         batch = made_up_batch(options.sequences, options.length, options.seed, options.vocabulary)
     fields = {
@@ -122,10 +124,17 @@ def draw(rows: Rows, stem: str, options: argparse.Namespace) -> list[str]:
                 continue
             name = "_".join([placement, *([part] if several else []), quantity.file])
             stems.append(str(Path(stem) / scheme / name))
-            with figure(stems[-1], mine, seed=options.seed) as ax:
+            with figure(stems[-1], same_origin(rows, mine), seed=options.seed) as ax:
                 draw_one(ax, mine, quantity)
                 ax.set_title(f"{scheme}, {NAMES[placement]}, {part}", fontsize="medium")
     return stems
+
+
+def same_origin(rows: Rows, some: Rows) -> Rows:
+    """Return some rows of a table as one that was made by the same command."""
+    if not isinstance(rows, Table):
+        return some
+    return Table(some, command=rows.command, version=rows.version, seed=rows.seed)
 
 
 def draw_one(ax: Axes, rows: Rows, quantity: Quantity) -> None:
@@ -213,6 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--model-from", type=labelled, nargs="+", metavar="[LABEL=]CHECKPOINT", help="draw these instead of new models")
     add("--data", help="folder of documents; with --model-from a data folder of the model's task")
     add("--split", default="train", help="split to read (default: %(default)s)")
+    add("--word-kind", help="kind of tokenizer of --data (default: that in the folder's tokenizer.json)")
     add("--layers", type=int, default=192, help="layers N (default: %(default)s)")
     add("--dim", type=int, default=256, help="width d (default: %(default)s)")
     add("--heads", type=int, default=4, help="attention heads (default: %(default)s)")

@@ -43,14 +43,22 @@ def made_up_batch(sequences: int, length: int, seed: int, vocabulary: int) -> tu
     return dictionary, zipf_pairs(dictionary, sequences, length, seed)
 
 
-def text_batch(data: str, split: str, sequences: int, length: int, seed: int) -> tuple[Dictionary, dict[str, Any]]:
+def text_batch(
+    data: str, split: str, word_kind: str | None, sequences: int, length: int, seed: int
+) -> tuple[Dictionary, dict[str, Any]]:
     """Return the dictionary and a batch of a folder of documents, through the task ``bert_sop_lm``.
+
+    Args:
+        data, split: the folder, and what to read of it.
+        word_kind: kind of tokenizer; None for that in the folder's note.
+        sequences: B.
+        length: most tokens of each.
+        seed: of the choice of samples and of masks.
 
     Raises:
         FileNotFoundError, ValueError: those of the task; or the split has too few samples.
     """
-    cfg = BertSopLMConfig(data=data, tokens_per_sample=length, short_seq_prob=0.0)
-    cfg.seed = seed
+    cfg = BertSopLMConfig(data=data, tokens_per_sample=length, short_seq_prob=0.0, word_kind=word_kind, seed=seed)
     task = BertSopLMTask.setup_task(OmegaConf.structured(cfg))
     return task.source_dictionary, task_batch(task, split, sequences, seed)
 

@@ -59,3 +59,18 @@ def trained_blm(once: Callable[..., Path], tiny_lm_data: Path) -> Path:
         run_cli("scripts/train_blm.sh", tiny_lm_data, *BLM_FLAGS, "--max-update", 150, env=blm_env(folder))
 
     return once("trained_blm", build) / "checkpoint_last.pt"
+
+
+@pytest.fixture(scope="session")
+def fairseq_lm(once: Callable[..., Path], tiny_lm_data: Path) -> Path:
+    """Checkpoint of fairseq's own transformer_lm after 20 updates; base.log of the simple format beside it."""
+
+    def build(folder: Path) -> None:
+        flags = ["--decoder-embed-dim", 48, "--decoder-input-dim", 48, "--decoder-output-dim", 48]
+        flags += ["--decoder-ffn-embed-dim", 192, "--decoder-attention-heads", 2, "--decoder-layers", 2]
+        flags += ["--decoder-normalize-before", "--share-decoder-input-output-embed", "--tokens-per-sample", LENGTH]
+        flags += ["--batch-size", 8, "--optimizer", "adam", "--max-update", 20, "--cpu", "--save-dir", folder]
+        flags += ["--log-format", "simple", "--log-interval", 1, "--log-file", folder / "base.log"]
+        run_cli("fairseq-train", tiny_lm_data, "--task", "language_modeling", "--arch", "transformer_lm", *flags)
+
+    return once("fairseq_lm", build) / "checkpoint_last.pt"

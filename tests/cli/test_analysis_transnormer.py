@@ -57,19 +57,6 @@ def test_help(script):
     assert f"python {script}" in text, "an example to copy"
 
 
-@pytest.fixture(scope="module")
-def fairseq_lm(once, tiny_lm_data):
-    """Checkpoint of fairseq's own transformer_lm after 20 updates, with a log of the simple format beside it."""
-
-    def build(folder):
-        run_cli("fairseq-train", tiny_lm_data, "--task", "language_modeling", "--arch", "transformer_lm", *SIZE[:-2],
-                "--decoder-attention-heads", 2, "--decoder-layers", 2, *FAIRSEQ, "--tokens-per-sample", 64,
-                "--batch-size", 8, "--optimizer", "adam", "--max-update", 20, "--cpu", "--save-dir", folder,
-                "--log-format", "simple", "--log-interval", 1, "--log-file", folder / "base.log")  # fmt: skip
-
-    return once("fairseq_lm", build) / "checkpoint_last.pt"
-
-
 def test_dilution_compares_models(trained, fairseq_lm, tmp_path):
     args = [f"t2={trained}", f"transformer_lm={fairseq_lm}", "--length", 40, "--sequences", 3, "--seed", 5]
     printed = measured_twice_and_redrawn(DILUTION, args, tmp_path)

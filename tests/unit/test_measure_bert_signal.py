@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from fairseq_transnorm.data.synthetic import made_up_dictionary, zipf_pairs
-from fairseq_transnorm.measure.bert_signal import made_up_batch, match, scheme_rows
+from fairseq_transnorm.measure.bert_signal import made_up_batch, match, scheme_rows, text_batch
 from fairseq_transnorm.measure.signal_criteria import check_rows, line_fit, log_fit
 from fairseq_transnorm.theory.blocks import TWO_SEGMENTS_MATCH, zipf_match
+from tests.documents import build_document_data
 
 SIZES = {"encoder_layers": 48, "encoder_embed_dim": 64, "encoder_attention_heads": 2}
 SEED = 1  # of weights, dropout and batch; the bounds hold for most, at this width not for all
@@ -159,6 +160,20 @@ def test_demands_name_what_fails():
 def test_too_small_a_batch(sequences, length):
     with pytest.raises(ValueError, match="at least 1 of 16"):
         zipf_pairs(made_up_dictionary(50), sequences, length, seed=0)
+
+
+def test_batches_of_documents(tmp_path):
+    data = str(build_document_data(tmp_path, {"train": 20}))
+    dictionary, sample = text_batch(data, "train", "words", sequences=3, length=24, seed=0)
+    tokens = sample["net_input"]["src_tokens"]
+    assert tokens.shape[0] == sample["sop_target"].shape[0] == 3
+    assert int(tokens.max()) < len(dictionary)
+    assert torch.equal(text_batch(data, "train", "words", 3, 24, 0)[1]["net_input"]["src_tokens"], tokens)
+    assert not torch.equal(text_batch(data, "train", "words", 3, 24, 1)[1]["net_input"]["src_tokens"], tokens)
+    with pytest.raises(ValueError, match="no batch of 500 samples; take fewer with --sequences"):
+        text_batch(data, "train", "words", 500, 24, 0)
+    with pytest.raises(FileNotFoundError, match="no split 'valid'"):
+        text_batch(data, "valid", "words", 3, 24, 0)
 
 
 def test_too_small_a_dictionary():
