@@ -64,14 +64,11 @@ class BertSopLoss(FairseqCriterion):
                 "--masked-lm-only to leave it out"
             )
         masked = sample["target"].ne(self.padding_idx)
-        # Without any masked token the logits of one, which has no target, keep all parameters in the graph.
-        asked = masked.clone()
-        asked[0, 0] |= ~masked.any()
         order = {} if self.masked_lm_only else {"sentence_order": True}
-        logits, extra = model(**sample["net_input"], masked_tokens=asked, **order)
-        lm_sum = cross_entropy(logits, sample["target"][asked], ignore_index=self.padding_idx, reduction="sum")
+        logits, extra = model(**sample["net_input"], masked_tokens=masked, **order)
+        lm_sum = cross_entropy(logits, sample["target"][masked], ignore_index=self.padding_idx, reduction="sum")
         count = masked.sum()
-        lm_loss = lm_sum / count.clamp(min=1)
+        lm_loss = lm_sum / count.clamp(min=1)  # 0, and gradients of 0, where no token is masked
         log = {
             "lm_sum": lm_sum.data,
             "lm_tokens": count,

@@ -127,11 +127,17 @@ def test_whole_words_within_the_budget_and_nothing_special(tokens, target_length
     assert np.array_equal(again[1], target)
 
 
+def test_words_by_hand():
+    """A part that was cut within a word begins with a piece, which then is a word of its own."""
+    tokens = np.array([BOS, 34, 35, 4, 36, UNK, EOS, 37, 5, EOS])
+    assert masking().words(tokens, STARTS(tokens)).tolist() == [-1, 0, 0, 1, 1, 2, -1, 3, 4, -1]
+
+
 def test_budgets_by_hand():
     mask = masking()
     assert mask.budget(512, 509) == pytest.approx(76.35)  # 15 % of 512 would be 77
     assert mask.budget(100, 509) == 15
-    assert mask.budget(5, 509) == 1
+    assert mask.budget(3, 509) == 1
     assert mask.budget(9, 6) == pytest.approx(0.9)  # nothing at all
 
 
