@@ -162,7 +162,7 @@ def layer_rows(
         return total / size
 
     rows = signal_rows(model, sample, loss, padding_idx)
-    scaled = bool(cfg.get("dslm_residual_scaling", False))
+    scaled = bool(getattr(cfg, "dslm_residual_scaling", False))
     theory = theory_of(model, cfg, sample["net_input"], padding_idx) if isinstance(model, DeepBert) else None
     for part in dict.fromkeys(row["part"] for row in rows):
         mine = [row for row in rows if row["part"] == part]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 from dataclasses import dataclass
@@ -79,7 +80,9 @@ def read_state(path: Path, data: str | Path | None = None) -> dict[str, Any]:
         what = "a folder, not a checkpoint" if path.is_dir() else "not there"
         raise FileNotFoundError(f"checkpoint {path} is {what}; {folder}/ holds {beside or 'no .pt files'}")
     try:
-        state = load_checkpoint_to_cpu(str(path), None if data is None else {"data": str(data)})
+        # the options of fairseq's models without a config, such as roberta, are a Namespace; it runs no code
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = load_checkpoint_to_cpu(str(path), None if data is None else {"data": str(data)})
     except (PermissionError, ValueError):
         raise  # these name the file themselves, the second in fairseq_transnorm.checkpointing
     except pickle.UnpicklingError as error:

@@ -2,9 +2,14 @@
 
 import argparse
 import shutil
+from fractions import Fraction
 
 import pytest
 import torch
+from fairseq import tasks
+from fairseq.models import ARCH_CONFIG_REGISTRY
+from fairseq.tasks.masked_lm import MaskedLMConfig
+from omegaconf import OmegaConf
 
 from fairseq_transnorm.measure.checkpoints import load_run
 from fairseq_transnorm.measure.text import token_windows
@@ -57,9 +62,22 @@ def test_files_of_torch_that_are_not_fairseqs(tmp_path, content):
 
 
 def test_objects_that_could_run_code_are_refused(trained, tmp_path):
-    torch.save({**torch.load(trained), "args": argparse.Namespace(arch="x")}, tmp_path / "old.pt")
-    with pytest.raises(ValueError, match=r"safe loader refuses .*argparse\.Namespace"):
+    torch.save({**torch.load(trained), "extra": Fraction(1, 2)}, tmp_path / "old.pt")
+    with pytest.raises(ValueError, match=r"safe loader refuses .*fractions\.Fraction"):
         load_run(tmp_path / "old.pt")
+
+
+def test_options_of_models_without_a_config(trained, tiny_lm_data, tmp_path):
+    """fairseq's roberta has a Namespace of options in its checkpoints, which torch's safe loader does not know."""
+    task = {"_name": "masked_lm", "data": str(tiny_lm_data), "tokens_per_sample": 32}
+    sizes = {"layers": 1, "embed_dim": 16, "ffn_embed_dim": 16, "attention_heads": 2}
+    options = argparse.Namespace(_name="roberta", arch="roberta", **{f"encoder_{k}": v for k, v in sizes.items()})
+    ARCH_CONFIG_REGISTRY["roberta"](options)
+    model = tasks.setup_task(OmegaConf.merge(MaskedLMConfig, task)).build_model(options)
+    state = torch.load(trained)
+    state |= {"model": model.state_dict(), "cfg": state["cfg"] | {"model": options, "task": task}}
+    torch.save(state, tmp_path / "roberta.pt")
+    assert len(load_run(tmp_path / "roberta.pt").model.encoder.sentence_encoder.layers) == 1
 
 
 @pytest.mark.parametrize("kind", ["model", "task"])
