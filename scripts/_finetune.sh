@@ -92,5 +92,7 @@ finetune_dslm() {
         --seed "$seed" --best-checkpoint-metric "$metric" --maximize-best-checkpoint-metric --no-epoch-checkpoints
         --find-unused-parameters # the heads of pretraining
     )
+    # bert_adam tells matrices from biases
+    ! { has --fp16 "$@" || has --bf16 "$@"; } || recipe+=(--fp16-no-flatten-grads)
     finetune "checkpoints/finetune/$task/lr${lr}_seed$seed" "$sequences" "$@"
 }

@@ -95,7 +95,8 @@ def test_the_user_s_flags_come_last_and_a_batch_of_their_own_is_told(tiny_lm_dat
 
 
 def test_help_is_the_comment_of_the_script(tiny_lm_data):
-    for script in ("train_alm", "eval_alm", "generate", "train_blm", "eval_blm", "finetune_glue"):
+    tuning = [f"finetune_{task}" for task in ("glue", "mnli", "qqp", "race")]
+    for script in ("train_alm", "eval_alm", "generate", "train_blm", "eval_blm", *tuning):
         output = run_cli(f"scripts/{script}.sh", "--help").stdout
         assert f"scripts/{script}.sh" in output
         assert "set -euo" not in output

@@ -1,0 +1,189 @@
+"""MNLI, QQP and RACE from the official files to the table of accuracies, through the scripts."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from fairseq_transnorm.data.binarize import Corpus, build, read_note
+from fairseq_transnorm.data.lines import document_lines
+from fairseq_transnorm.data.tokenizers import Tokenization
+from fairseq_transnorm.measure import fine_tuning
+from fairseq_transnorm.measure.checkpoints import load_run, read_state
+from fairseq_transnorm.measure.logs import read_log
+from tests.cli.conftest import SCRIPT_ENV
+from tests.data_sources import preprocess_here
+from tests.documents import text_documents
+from tests.glue_files import write_glue
+from tests.helpers import run_cli
+from tests.race_files import QUESTIONS, write_race
+
+ROWS = 110  # of each split of MNLI and QQP: 4 updates an epoch, and 7 batches of 16
+PAPER = SCRIPT_ENV | {"SEQUENCES": "", "BATCH_SIZE": ""}
+RECIPE = [
+    "--max-positions 512 ",
+    "--dropout 0.1 --attention-dropout 0.1 --pooler-dropout 0.1 ",
+    r"--optimizer bert_adam --adam-betas \(0.9\,\ 0.999\) --adam-eps 1e-08 --weight-decay 0.01 --clip-norm 1.0 ",
+    "--lr-scheduler polynomial_decay --power 1 --end-learning-rate 0 ",
+    "--best-checkpoint-metric accuracy --maximize-best-checkpoint-metric ",
+]
+
+
+RUNS = (
+    ("MNLI", [], {}),
+    ("QQP", [], {"LR": "5e-5", "SEED": 3}),
+    ("RACE", ["--max-option-length", 20], {"NPROC": 2}),
+)
+
+
+def run_of(tuned, task):
+    return tuned / "checkpoints/finetune" / task / ("lr5e-5_seed3" if task == "QQP" else "lr2e-5_seed1")
+
+
+@pytest.fixture(scope="session")
+def pretrained(once):
+    """Checkpoint of a tiny dslm_bert after two updates of scripts/train_dslm_bert.sh; beside it the folder ``data``."""
+
+    def make(folder):
+        texts = {split: text_documents(40, seed) for seed, split in enumerate(("train", "valid", "test"))}
+        corpus = Corpus("documents", lambda split: document_lines(texts[split]), documents=True)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            preprocess_here(monkeypatch)
+            build(corpus, folder / "data", Tokenization("words"))
+        env = SCRIPT_ENV | {"ARCH": "dslm_bert_tiny", "SAVE_DIR": folder}
+        flags = ["--max-update", 2, "--disable-validation", "--tokens-per-sample", 128, "--max-positions", 128]
+        run_cli("scripts/train_dslm_bert.sh", folder / "data", *flags, env=env)
+
+    return once("pretrained_bert", make) / "checkpoint_last.pt"
+
+
+def accuracies(folder):
+    """What the log says of the last validation."""
+    rows = [row for row in read_log(folder) if row["split"].startswith("valid")]
+    return {row["split"]: row["accuracy"] for row in rows if row["updates"] == rows[-1]["updates"]}
+
+
+def counted(folder, split):
+    """Accuracy in percent, one example after the other."""
+    run = load_run(folder / "checkpoint_last.pt")
+    data = run.task.load_dataset(split)
+    right = 0
+    with torch.no_grad():
+        for index in range(len(data)):
+            batch = data.collater([data[index]])
+            logits, _ = run.model(**batch["net_input"], classification_head_name="sentence_classification_head")
+            right += int(logits.flatten().argmax() == batch["target"])
+    return 100 * right / len(data)
+
+
+@pytest.fixture(scope="session")
+def tuned(once, pretrained):
+    """``data`` has a folder of each task, ``checkpoints`` what the scripts made of it by their recipe."""
+
+    def make(folder):
+        like = ["--like", pretrained.parent / "data", "--workers", 1]
+        glue = write_glue(folder / "glue", ROWS)
+        with open(glue / "QQP/train.tsv", "a") as handle:
+            handle.write("7\tq1\tq2\tno second question\n")
+        output = run_cli(
+            "preprocessing/glue.py", "all", "--dslm", "--source", glue, "--out", folder / "data", *like
+        ).stdout
+        (folder / "glue.output").write_text(output)
+        run_cli("preprocessing/race.py", "--source", write_race(folder), "--out", folder / "data/RACE", *like)
+        for task, flags, env in RUNS:
+            script = f"scripts/finetune_{task.lower()}.sh"
+            arguments = [folder / "data" / task, pretrained, *flags]
+            output = run_cli(script, *arguments, env=PAPER | env, cwd=folder).stdout
+            assert f"loading pretrained model from {pretrained}" in output
+            (folder / f"{task}.output").write_text(output)
+
+    return once("tuned_bert", make)
+
+
+def test_mnli(tuned, pretrained):
+    note = read_note(tuned / "data/MNLI")
+    assert note["labels"] == ["contradiction", "entailment", "neutral"]
+    assert list(note["splits"]) == ["train", "valid", "valid1", "test", "test1"]
+    command = (run_of(tuned, "MNLI") / "command.log").read_text()
+    tail = [
+        "--lr 2e-5 ",
+        "--warmup-updates 1 --max-update 12 --total-num-update 12 --seed 1 ",
+        r"--valid-subset valid\,valid1 ",
+    ]
+    tail += ["--task dslm_sentence_prediction --criterion sentence_prediction --num-classes 3 --arch dslm_bert_tiny "]
+    for flags in [*RECIPE, *tail, "--max-positions=128 ", f"--finetune-from-model {pretrained} "]:
+        assert flags in command
+    found = accuracies(run_of(tuned, "MNLI"))
+    for split in ("valid", "valid1"):
+        assert found[split] == pytest.approx(counted(run_of(tuned, "MNLI"), split), abs=0.06)
+
+
+def test_qqp(tuned):
+    assert "QQP train, train.tsv: 1 bad rows" in (tuned / "glue.output").read_text()
+    command = (run_of(tuned, "QQP") / "command.log").read_text()
+    for flags in [
+        *RECIPE,
+        "--num-classes 2 ",
+        "--lr 5e-5 ",
+        "--warmup-updates 2 --max-update 20 --total-num-update 20 --seed 3 ",
+    ]:
+        assert flags in command
+    rows = [row for row in read_log(run_of(tuned, "QQP")) if row["split"] == "valid"]
+    assert [row["updates"] for row in rows] == [4, 8, 12, 16, 20], "an epoch is 110 rows in batches of 32"
+    assert rows[-1]["accuracy"] == pytest.approx(counted(run_of(tuned, "QQP"), "valid"), abs=0.06)
+
+
+def test_race_by_level_and_overall(tuned):
+    command = (run_of(tuned, "RACE") / "command.log").read_text()
+    tail = ["--task dslm_sentence_ranking --criterion dslm_sentence_ranking --num-classes 4 --max-option-length 128 "]
+    tail += [r"--valid-subset valid\,valid1\,valid2 "]
+    for flags in [*RECIPE[1:], *tail, "--warmup-updates 1 --max-update 20 --total-num-update 20 "]:
+        assert flags in command
+    assert "(4 sequences in each of 2 processes, 1 times)" in (tuned / "RACE.output").read_text()
+    found = accuracies(run_of(tuned, "RACE"))  # 13, 9 and 4 questions in batches of 4 in two processes
+    for split in ("valid", "valid1", "valid2"):
+        assert found[split] == pytest.approx(counted(run_of(tuned, "RACE"), split), abs=0.06)
+    middle, high = QUESTIONS["dev"].values()
+    assert found["valid"] == pytest.approx(
+        (middle * found["valid1"] + high * found["valid2"]) / (middle + high), abs=0.1
+    )
+
+
+def test_the_table_and_what_is_noted_for_it(tuned, pretrained, tmp_path):
+    runs = [run_of(tuned, task) for task, *_ in RUNS]
+    for run in runs:
+        note = json.loads((run / "finetune.json").read_text())
+        assert note["start"] == str(pretrained)
+        for path in run.glob("*.pt"):
+            assert torch.load(path, weights_only=True)["extra_state"]["best"] >= 0
+    assert note["rows"] == {"train": 27, "valid": 13, "valid1": 9, "valid2": 4}
+    output = run_cli("analysis/dslm/fine_tuning.py", *runs, "--out", tmp_path / "table").stdout
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    header, _, *lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[:4]]
+    assert header == ["model", "MNLI-m", "MNLI-mm", "MNLI", "QQP", "RACE-m", "RACE-h", "RACE"]
+    scores, other = (dict(zip(header, line, strict=True)) for line in lines)
+    assert (scores["model"], other["model"]) == ("lr2e-5", "lr5e-5")
+    assert float(scores["MNLI"]) == pytest.approx((float(scores["MNLI-m"]) + float(scores["MNLI-mm"])) / 2, abs=0.01)
+    assert (scores["QQP"], other["RACE"]) == ("-", "-")
+    assert (tmp_path / "table.md").read_text() in output
+    assert re.search(r"MNLI-m accuracy, .*RACE-h accuracy", output)
+
+
+def test_what_cannot_be_trained_is_refused(tuned, pretrained, tmp_path):
+    data = tuned / "data/MNLI"
+    with pytest.raises(ValueError, match="holds the task MNLI, not RACE"):
+        fine_tuning.fine_tuning("RACE", data)
+    state = read_state(pretrained)
+    state["model"] = {name: value for name, value in state["model"].items() if "embed_segments" not in name}
+    flags = fine_tuning.fine_tuning("MNLI", data).flags
+    with pytest.raises(
+        ValueError, match=r"\(dslm_bert_tiny\) has no segment embeddings, which the pairs of .*MNLI need"
+    ):
+        fine_tuning.check_segments(pretrained, state, data, flags)
+    fine_tuning.check_segments(pretrained, state, data, ["--task", "sentence_prediction"])
+    words = (pretrained.parent / "data/dict.txt").read_text().splitlines()
+    (tmp_path / "input0").mkdir()
+    (tmp_path / "input0/dict.txt").write_text("\n".join(reversed(words)) + "\n")
+    with pytest.raises(ValueError, match="other symbols or another order; prepare the task with --like"):
+        fine_tuning.check_dictionary(pretrained, state, tmp_path)
