@@ -12,6 +12,7 @@ from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE
 from fairseq.models.roberta.hub_interface import RobertaHubInterface
 from torch import Tensor
 
+from ..data.bert_wordpiece import WordPieceBPE
 from ..data.binarize import NOTE, hub_args, read_note
 from ..data.lines import split_words
 
@@ -105,9 +106,10 @@ class MaskedLMHub(RobertaHubInterface):
             piece = self.bpe.decode(dictionary[index])
             if isinstance(self.bpe, SentencepieceBPE) and dictionary[index].startswith("\u2581"):
                 piece = f" {piece}"  # the mark of a new word, which decoding drops
-            # pieces of these two carry the space before a word
-            start = before.rstrip() if isinstance(self.bpe, (GPT2BPE, SentencepieceBPE)) else before
-            found.append((start + piece + after, probability, piece))
+            # pieces of these carry the space before a word, or say that there is none
+            inner = isinstance(self.bpe, WordPieceBPE) and piece.startswith("##")
+            start = before.rstrip() if inner or isinstance(self.bpe, (GPT2BPE, SentencepieceBPE)) else before
+            found.append((start + (piece[2:] if inner else piece) + after, probability, piece))
         return found
 
     def predict(self, head: str, tokens: Tensor | list[int], return_logits: bool = False) -> Tensor:

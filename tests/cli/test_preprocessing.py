@@ -1,5 +1,6 @@
 """The text pipelines through their command lines, as a person calls them."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -14,10 +15,11 @@ from itertools import chain
 
 import pytest
 from fairseq import options, tasks
-from fairseq.data import encoders
+from fairseq.data import Dictionary, data_utils, encoders
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from fairseq_transnorm.data.binarize import Corpus, bpe_args, build, read_note
+from fairseq_transnorm.data.lines import documents_of
 from fairseq_transnorm.data.plays import PLAYS, assign
 from fairseq_transnorm.data.tokenizers import Tokenization
 from tests.data_sources import preprocess_here, sdist, serve
@@ -26,7 +28,9 @@ from tests.helpers import ROOT, cli_env, command_line, run_cli, sentences
 
 SCRIPTS = {
     **dict.fromkeys(("plays", "wikitext", "text"), ("--tokenizer", "--vocab-size", "--dictionary", "--gpt2-files")),
-    "glue": ("--source", "--from-datasets", "--max-bad"),
+    "glue": ("--source", "--from-datasets", "--max-bad", "--dslm"),
+    "wikipedia": ("--source", "--from-datasets", "--split", "--sentences", "--max-bad", "--wordpiece-vocab", "--cased"),
+    "race": ("--source", "--max-bad"),
     "passages": ("--source", "--seed", "--held-out", "--words", "--per-label"),
 }
 
@@ -79,6 +83,74 @@ def test_plays(tmp_path):
     note = read_note(out)
     assert sum(len(item["source"]) for item in task.datasets["test"]) == note["splits"]["test"]["tokens"]
     assert len(task.source_dictionary) == note["vocab_size"]
+
+
+def documents(data, split):
+    """Sentences of each document of a folder, decoded as fairseq's commands do with the flags of its note."""
+    parser = options.get_interactive_generation_parser()
+    args = options.parse_args_and_arch(
+        parser, [str(data), "--task", "language_modeling", "--path", "x", *bpe_args(data)]
+    )
+    bpe, dictionary = encoders.build_bpe(args), Dictionary.load(str(data / "dict.txt"))
+    dataset = data_utils.load_indexed_dataset(str(data / split), dictionary, "mmap")
+    return list(documents_of(bpe.decode(dictionary.string(dataset[i])) for i in range(len(dataset))))
+
+
+def test_plays_as_documents(tmp_path):
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ":", "?", "!", "##s", *"abcdefghijklmnopqrstuvwxyz"]
+    vocab += [f"##{c}" for c in "abcdefghijklmnopqrtuvwxyz"]  # no full stop
+    (tmp_path / "vocab.txt").write_text("\n".join(vocab) + "\n")
+    args = ["--source", sdist(tmp_path), "--documents", "--tokenizer", "wordpiece", "--wordpiece-vocab"]
+    out = tmp_path / "data"
+    text = run_cli("preprocessing/plays.py", *args, tmp_path / "vocab.txt", "--out", out).stdout
+    assert re.search(r"^ +documents +lines ", text, re.MULTILINE)
+    assert re.search(r"^test +6 ", text, re.MULTILINE)
+    note = read_note(out)
+    assert (note["documents"], note["sentences"], note["dictionary"]) == (True, "trained", "file")
+    assert [note["splits"][split]["documents"] for split in ("train", "valid", "test")] == [62, 6, 6]
+    found = documents(out, "test")
+    assert len(found) == 6
+    spoken = (out / "text" / "test.txt").read_text().lower()
+    unknown = " ".join(chain(*found)).split().count("<unk>")
+    assert unknown == note["splits"]["test"]["unknown"] == spoken.count(".") > 0
+    assert "".join(chain(*found)).replace("<unk>", ".").replace(" ", "") == "".join(spoken.split())
+    assert all(sentence.split()[0].isalpha() for sentence in chain(*found))
+
+
+def test_wikipedia(tmp_path):
+    articles = [{"text": "\n\n".join(sentences(4, seed)), "title": f"Article {seed}"} for seed in range(60)]
+    (tmp_path / "wiki" / "AA").mkdir(parents=True)
+    for name, opener, part in (("wiki_00", open, articles[:30]), ("wiki_01.gz", gzip.open, articles[30:])):
+        with opener(tmp_path / "wiki" / "AA" / name, "wt") as handle:
+            handle.writelines(json.dumps(article) + "\n" for article in part)
+    args = ["--source", tmp_path / "wiki", "--out", tmp_path / "data", "--split", "8,1,1", "--workers", 2]
+    english = run_cli("preprocessing/wikipedia.py", *args, env={"NLTK_DATA": tmp_path}, check=False)
+    if english.returncode:  # nltk's data may be where this machine has it
+        assert re.search(r"error: --sentences english: .*python -m nltk\.downloader punkt_tab", english.stdout)
+        assert listing(tmp_path) == ["wiki"]
+    args += ["--overwrite", "--sentences", "trained", "--vocab-size", 150]
+    text = run_cli("preprocessing/wikipedia.py", *args).stdout
+    assert re.search(r"^train +48 ", text, re.MULTILINE)
+    assert "\r" not in text
+    note = read_note(tmp_path / "data")
+    assert (note["kind"], note["vocab_size"], note["documents"], note["bad"]) == ("wordpiece", 149, True, {})
+    assert all(facts["unknown"] == 0 for facts in note["splits"].values())
+    assert documents(tmp_path / "data", "test") == [sentences(4, seed) for seed in range(54, 60)]
+    assert listing(tmp_path / "data") == sorted(
+        [f"{split}.{end}" for split in ("train", "valid", "test") for end in ("bin", "idx")]
+        + ["dict.txt", "tokenizer.json", "wordpiece.json"]
+    )
+
+
+def test_own_documents(tmp_path):
+    parts = [sentences(3, seed) for seed in range(20)]
+    (tmp_path / "all.txt").write_text("\n\n\n".join("\n".join(part) for part in parts))
+    args = ["--file", tmp_path / "all.txt", "--tokenizer", "characters", "--split", "80,10,10", "--documents"]
+    run_cli("preprocessing/text.py", *args, "--out", tmp_path / "data")
+    got = {split: documents(tmp_path / "data", split) for split in ("train", "valid", "test")}
+    assert {split: len(found) for split, found in got.items()} == {"train": 16, "valid": 2, "test": 2}
+    assert sorted(chain(*got.values())) == sorted(parts)
+    assert read_note(tmp_path / "data")["splits"]["valid"]["documents"] == 2
 
 
 def test_text_files_and_the_flags_that_go_with_them(tmp_path):

@@ -113,3 +113,22 @@ def test_the_vocabulary_does_not_depend_on_the_run(tmp_path):
     first, *others = (bert_wordpiece.train(tmp_path / "t", 70, False) for _ in range(4))
     assert len(first) == 70
     assert others == [first] * 3
+
+
+def test_hub_fills_masks_with_pieces_of_words(tmp_path):
+    """A piece that goes on stands at the word before; an untrained model tries every one of them."""
+    from fairseq import options, tasks
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+    from fairseq_transnorm.models.masked_lm_hub import MaskedLMHub
+
+    bpe_of(tmp_path, HEAD + PIECES)
+    (tmp_path / "dict.txt").write_text("".join(f"{piece} 1\n" for piece in PIECES), encoding="utf-8")
+    flags = [str(tmp_path), "--arch", "transnormer_mlm_tiny", "--tokens-per-sample", "64", "--bpe", "wordpiece"]
+    flags += ["--wordpiece-model", str(tmp_path / bert_wordpiece.MODEL_FILE)]
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser("masked_lm"), flags))
+    task = tasks.setup_task(cfg.task)
+    hub = MaskedLMHub(cfg, task, task.build_model(cfg.model))
+    assert hub.decode(hub.encode("Unaffable!", "not")) == ["unaffable !", "not"]
+    filled = {piece: text for text, _, piece in hub.fill_mask("do un <mask> !", topk=len(PIECES))}
+    assert filled == {p: f"do un{p[2:]} !" if p.startswith("##") else f"do un {p} !" for p in PIECES}

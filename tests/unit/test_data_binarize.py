@@ -189,6 +189,16 @@ def test_blank_lines_and_checks_of_the_corpus(tmp_path):
     assert json.loads((tmp_path / "data" / "tokenizer.json").read_text()) == note
 
 
+def test_documents(tmp_path):
+    lines = {"train": ["a b", "c", "", "d", ""], "valid": ["a", ""], "test": ["b", ""]}
+    note = build(Corpus("two", lines.__getitem__, documents=True), tmp_path / "data", WORDS)
+    assert note["documents"] is True
+    assert [note["splits"][split]["documents"] for split in lines] == [2, 1, 1]
+    dictionary = Dictionary.load(str(tmp_path / "data" / "dict.txt"))
+    dataset = data_utils.load_indexed_dataset(str(tmp_path / "data" / "train"), dictionary, "mmap")
+    assert dataset.sizes.tolist() == [3, 2, 1, 2, 1], "a lone </s> after each document"
+
+
 def test_note_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json: .* was not made by the scripts in preprocessing/"):
         read_note(tmp_path)

@@ -114,6 +114,26 @@ def test_two_forms_hold_the_same_words():
         list(plays.render(speeches, "prose"))
 
 
+def test_scenes():
+    speakers = [[name for name, _ in scene] for scene in plays.scenes(SAMPLE)]
+    rest = ["SAMPSON", "1 CLOWN", "CAESAR, ANTONY, AND LEPIDUS", "LUCIUS' SERVANT", "M. JOURDAIN", "2. CAR", "EPILOGUE"]
+    assert speakers == [["PROLOGUE"], rest], "headings that follow each other make no empty scene"
+    assert [speech for scene in plays.scenes(SAMPLE) for speech in scene] == plays.clean(SAMPLE)
+
+
+def test_documents_are_scenes_of_sentences():
+    def split_texts(texts):
+        return ([part for part in text.replace(". ", ".|").split("|") if part] for text in texts)
+
+    first, second = plays.documents(plays.scenes(SAMPLE), split_texts)
+    assert first == [
+        "PROLOGUE: Two households, both alike in dignity, In fair Verona, where we lay our scene, From ancient grudge "
+        "break to new mutiny."
+    ]
+    assert second[:3] == ["SAMPSON: Gregory, o' my word, we'll not carry coals.", "No.", second[2]]
+    assert second[-2:] == ["EPILOGUE: And so, farewell to all who came to see the play.", "Good night."]
+
+
 def test_errors_of_cleaning():
     with pytest.raises(ValueError, match=r"no line such as 'ACT I\.'"):
         plays.clean("just text")
@@ -181,6 +201,16 @@ def test_no_play_is_in_two_splits(tmp_path):
         own = list(plays.render(plays.clean(texts[row["slug"]]), "speech"))
         assert {split for split, text in lines.items() if own[0] in text} == {row["split"]}
     assert not any("OLD SPELLING" in line for text in lines.values() for line in text)
+
+
+def test_scenes_are_split_as_speeches_are(tmp_path):
+    texts = plays.read_texts(sdist(tmp_path))
+    scenes, rows = plays.corpus_scenes(texts, seed=2, held_out=2)
+    lines, others = plays.corpus_lines(texts, seed=2, form="speech", held_out=2)
+    for split, found in scenes.items():
+        assert list(plays.render([speech for scene in found for speech in scene], "speech")) == lines[split]
+    assert [(row["slug"], row["split"]) for row in rows] == [(row["slug"], row["split"]) for row in others]
+    assert sum(row["documents"] for row in rows) == sum(map(len, scenes.values())) == 37 * 2
 
 
 def test_sources(tmp_path):
