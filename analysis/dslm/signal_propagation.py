@@ -71,7 +71,7 @@ QUANTITIES = (
     Quantity("correlation", "correlation", "correlation between positions"),
 )
 NAMES = {"preln": "Pre-LN", "postln": "Post-LN"}
-COLUMNS = ("scheme", "placement", "part", "layer", "scaled", *(quantity.column for quantity in QUANTITIES))
+COLUMNS = ("scheme", "placement", "part", "layer", "width", "scaled", *(quantity.column for quantity in QUANTITIES))
 
 
 def measure(options: argparse.Namespace) -> Rows:

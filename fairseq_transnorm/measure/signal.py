@@ -71,11 +71,11 @@ def signal_rows(model: nn.Module, sample: Mapping[str, Any], loss: Loss, padding
         padding_idx: token that is left out.
 
     Returns:
-        A row a layer: ``part``, ``layer`` (from 1), ``layers``, ``post_norm`` (whether the stream is the sum before the
-        layer's last norm), ``variance`` and ``correlation`` of the stream, ``gradient_variance`` and
-        ``gradient_correlation`` of the gradient with respect to it, ``gradient_ratio`` (gradient variance over the last
-        layer's), ``weight_gradient`` (2-norm of the gradient of the layer's weight matrices together; None where none
-        of them is trained).
+        A row a layer: ``part``, ``layer`` (from 1), ``layers``, ``width`` of the stream, ``post_norm`` (whether the
+        stream is the sum before the layer's last norm), ``variance`` and ``correlation`` of the stream,
+        ``gradient_variance`` and ``gradient_correlation`` of the gradient with respect to it, ``gradient_ratio``
+        (gradient variance over the last layer's), ``weight_gradient`` (2-norm of the gradient of the layer's weight
+        matrices together; None where none of them is trained).
 
     Raises:
         LookupError: no layers.
@@ -124,6 +124,7 @@ class _Layer:
     module: nn.Module
     keep: Tensor
     numbers: dict[str, float] = field(default_factory=dict)
+    width: int = 0
     post_norm: bool = False
     norm: tuple[Tensor, Tensor] | None = None  # input and output of the norm that ran last
 
@@ -142,7 +143,7 @@ class _Layer:
         if self.post_norm:
             assert self.norm is not None
             stream = self.norm[0]
-        self.norm = None  # keeps nothing alive
+        self.norm, self.width = None, stream.shape[-1]  # the norm's tensors are not kept alive
         if not stream.requires_grad:
             raise ValueError(f"{self.name}: its output needs no gradient; is every parameter before it frozen?")
         self.numbers["variance"], self.numbers["correlation"] = self._moments(stream)
@@ -172,6 +173,7 @@ class _Layer:
             "part": self.part,
             "layer": self.number,
             "layers": layers,
+            "width": self.width,
             "post_norm": self.post_norm,
             **numbers,
             "gradient_ratio": numbers["gradient_variance"] / last,

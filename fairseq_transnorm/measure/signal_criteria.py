@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-DEEP = 96  # layers from which on the bounds of deep models hold
+WIDE, DEEP = 256, 96
+"""Width and layers from which on the bounds for 192 layers of width 256 hold."""
 
 
 class Bound(NamedTuple):
@@ -55,11 +56,12 @@ def _within(scheme: str, placement: str, low: float, high: float) -> list[Bound]
     return [Bound(scheme, placement, name, measure, low, high) for name, measure in _VARIANCE]
 
 
-_DEEP = [
+_FLAT = Bound("dslm", None, f"{_WEIGHTS}, factor per layer", lambda c: log_fit(c["weight_gradient"])[0], 0.998, 1.002)
+_WIDE = [
     *_within("dslm", "postln", 0.95, 1.05),
     *_within("dslm", "preln", 0.8, 1.3),
     Bound("dslm", None, f"{_WEIGHTS}, min / max", lambda c: float(np.divide(*_span(c))), 0.65, 1),
-    Bound("dslm", None, f"{_WEIGHTS}, factor per layer", lambda c: log_fit(c["weight_gradient"])[0], 0.998, 1.002),
+    _FLAT,
     Bound("dslm", None, _GRADIENT, _ends("gradient_variance"), 0.3, 0.7),
     Bound("xavier", "preln", "variance, R2 of a line", lambda c: line_fit(c["variance"])[1], 0.97, 1),
     Bound("xavier", "preln", "variance, last / first", lambda c: 1 / _ends("variance")(c), 100, math.inf),
@@ -70,7 +72,8 @@ _DEEP = [
     Bound("dslm", None, "variance, median error of the theory", _median_error, 0, 0.08),
     Bound("xavier", None, "variance, median error of the theory", _median_error, 0, 0.15),
 ]
-_SHALLOW = [
+# what positions have in common is one draw of as many numbers as the width: 64 of them scatter by sqrt(2 / 64)
+_NARROW = [
     *_within("dslm", "postln", 0.9, 1.1),
     *_within("dslm", "preln", 0.7, 1.5),
     Bound("dslm", "postln", _GRADIENT, _ends("gradient_variance"), 0.3, math.inf),
@@ -85,8 +88,9 @@ def _span(c: dict[str, Array]) -> tuple[float, float]:
 def check_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Compare what was measured with what is demanded; a line a demand, with ``ok`` yes or no.
 
-    Models of 96 layers or more have to fulfil those for 192 layers of width 256; others those for 48 layers of width
-    64. Schemes other than dslm and xavier have none.
+    Models of 96 layers or more and of width 256 or more have to fulfil those for 192 layers of width 256; others those
+    for 48 layers of width 64, and a flat weight gradient if they have 96 layers. Schemes other than dslm and xavier
+    have none.
 
     Raises:
         ValueError: neither of the two schemes is there.
@@ -96,7 +100,8 @@ def check_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         mine = [row for row in rows if (row["scheme"], row["placement"]) == (scheme, placement)]
         names = ("variance", "theory_variance", "gradient_variance", "weight_gradient")
         columns = {name: np.asarray([row[name] for row in mine], dtype=np.float64) for name in names}
-        for bound in _DEEP if len(mine) >= DEEP else _SHALLOW:
+        deep = len(mine) >= DEEP
+        for bound in _WIDE if deep and mine[0]["width"] >= WIDE else [*_NARROW, *([_FLAT] if deep else [])]:
             if bound.scheme == scheme and bound.placement in (None, placement):
                 value = bound.measure(columns)
                 lines.append(

@@ -131,11 +131,12 @@ def test_match_by_hand():
 
 
 def test_demands_name_what_fails():
-    def rows(scheme, placement, **columns):
+    def rows(scheme, placement, width=256, **columns):
         names = ("variance", "theory_variance", "gradient_variance", "weight_gradient")
         values = {name: columns.get(name, np.linspace(1, 1.01, 100)) for name in names}
         return [
-            {"scheme": scheme, "placement": placement} | {name: float(values[name][i]) for name in names}
+            {"scheme": scheme, "placement": placement, "width": width}
+            | {name: float(values[name][i]) for name in names}
             for i in range(100)
         ]
 
@@ -152,6 +153,12 @@ def test_demands_name_what_fails():
     found = {entry["quantity"]: entry["measured"] for entry in check_rows(vanishing)}
     assert found["weight gradient, factor per layer"] == pytest.approx(1.03)
     assert found["weight gradient, first / last"] == pytest.approx(1.03**-99)
+    narrow = check_rows(rows("dslm", "preln", width=64, weight_gradient=growth))
+    assert [(entry["quantity"], entry["ok"]) for entry in narrow] == [
+        ("smallest variance", "yes"),
+        ("largest variance", "yes"),
+        ("weight gradient, factor per layer", "NO"),
+    ]
     with pytest.raises(ValueError, match="nothing to check"):
         check_rows(rows("scaling", "preln"))
 

@@ -88,8 +88,8 @@ def test_equals_the_slow_form(name):
     keep = sample["net_input"]["src_tokens"] != PAD
     time_first = name in ("roberta", "transformer_lm")
     got = signal_rows(model, sample, some_loss, PAD)
-    assert [(row["part"], row["layer"], row["layers"], row["post_norm"]) for row in got] == [
-        (part, i + 1, len(layers), norm is not None) for i in range(len(layers))
+    assert [(row["part"], row["layer"], row["layers"], row["width"], row["post_norm"]) for row in got] == [
+        (part, i + 1, len(layers), 16, norm is not None) for i in range(len(layers))
     ]
     for row, stream, grad, mine in zip(got, streams, of_streams, matrices, strict=True):
         variance, correlation = by_loops(stream.transpose(0, 1) if time_first else stream, keep)
