@@ -10,6 +10,7 @@ from .component_grid import Component, Metric
 from .component_moments import Parameters
 
 PERCENTILES = (50, 90, 99)
+ROUNDING = 1e-12  # of a closed form in float64 whose terms cancel
 
 
 def lenient_error(observed: float, predicted: float, scale: float | None = None) -> float:
@@ -24,9 +25,9 @@ def lenient_error(observed: float, predicted: float, scale: float | None = None)
     return min(apart if predicted == 0 else _over(apart, abs(observed)), _over(apart, scale))
 
 
-def plain_error(observed: float, predicted: float) -> float | None:
-    """Return ``|o - t| / |o|``; None for t = 0, where it is 1 whatever was observed."""
-    return None if predicted == 0 else _over(abs(observed - predicted), abs(observed))
+def plain_error(observed: float, predicted: float, scale: float = 0.0) -> float | None:
+    """Return ``|o - t| / |o|``; None for t = 0, but for rounding beside ``scale``: it is 1 whatever was observed."""
+    return None if abs(predicted) <= ROUNDING * scale else _over(abs(observed - predicted), abs(observed))
 
 
 def percentiles(errors: Sequence[float]) -> list[float]:
@@ -48,7 +49,7 @@ def compare(
             scale = predicted[metric.scale] if metric.scale else None
             row |= {f"{metric.name}: theory": theory, f"{metric.name}: measured": seen}
             row |= {f"{metric.name}: error": lenient_error(seen, theory, scale)}
-            row |= {f"{metric.name}: relative error": plain_error(seen, theory)}
+            row |= {f"{metric.name}: relative error": plain_error(seen, theory, scale or 0.0)}
         rows.append(row)
     return rows
 

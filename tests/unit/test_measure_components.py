@@ -61,6 +61,8 @@ def test_lenient_error_by_hand(observed, predicted, scale, expected):
 def test_plain_error_has_no_lenience_and_says_nothing_about_0():
     assert plain_error(0.001, 0.002) == pytest.approx(1.0)
     assert plain_error(0.001, 0.0) is None
+    assert plain_error(0.001, 1e-17, scale=0.1) is None, "rounding"
+    assert plain_error(0.001, 1e-17) == pytest.approx(1.0)
 
 
 def test_percentiles_are_taken_at_the_floor_index():
