@@ -122,7 +122,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--seed", type=int, default=0, help="of combinations and all that is drawn (default: %(default)s)")
     add("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
-    add("--workers", type=positive, help="combinations at a time, a thread each (default: the cores of the machine)")
+    add(
+        "--workers",
+        type=positive,
+        help="combinations at a time, a thread each (default: the cores of the machine; 1 on a GPU)",
+    )
     add("--out", default="outputs/simulations", metavar="FOLDER", help="(default: %(default)s)")
     add("--check", action="store_true", help="exit with status 3 when an error is above its bound")
     return parser
@@ -133,7 +137,10 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.getLogger().setLevel(logging.WARNING)  # fairseq's imports set it to DEBUG
     try:
-        torch.empty(0, device=options.device)
+        try:
+            torch.empty(0, device=options.device)
+        except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without CUDA
+            raise ValueError(f"--device {options.device}: {str(error).splitlines()[0]}") from error
         default = len(os.sched_getaffinity(0)) if torch.device(options.device).type == "cpu" else 1
         options.workers = options.workers or default
         rows = measure(options)
