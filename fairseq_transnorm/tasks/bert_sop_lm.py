@@ -15,6 +15,7 @@ from omegaconf import II, MISSING
 
 from ..data.folder import NOTE, read_note
 from ..data.sentence_pairs import SentencePairs
+from ..data.tokenizers import KINDS
 from ..data.word_masking import WordMasking, replacements, special_symbols
 from ..data.word_pieces import continues_word, word_starts
 
@@ -124,8 +125,8 @@ class BertSopLMTask(FairseqTask):
             return read_note(folder)["kind"]
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"{NAME}: no {folder / NOTE}, which tells what a word is in {folder}; say it: --word-kind words, or "
-                "wordpiece, sentencepiece, fastbpe, gpt2, characters"
+                f"{NAME}: no {folder / NOTE}, which tells what a word is; say it: --word-kind with one of "
+                f"{', '.join(KINDS)}"
             ) from None
 
     def _masking(self) -> WordMasking:

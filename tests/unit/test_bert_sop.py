@@ -231,7 +231,9 @@ def test_processes_share_an_epoch_out(data):
 def test_words_are_told_by_the_note_or_by_the_option(data, tmp_path):
     folder = tmp_path / "data"
     shutil.copytree(data, folder)
-    with pytest.raises(FileNotFoundError, match=r"no .*tokenizer\.json, which tells what a word is.*--word-kind words"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no .*tokenizer\.json, which tells what a word is.*--word-kind with one of words,"
+    ):
         make_and_load(folder, word_kind=None)
     (folder / "tokenizer.json").write_text('{"kind": "characters"}')
     make_and_load(folder, word_kind=None)
