@@ -77,6 +77,9 @@ COLUMNS = ("scheme", "placement", "part", "layer", "width", "scaled", *(quantity
 def measure(options: argparse.Namespace) -> Rows:
     quiet()
     if options.model_from:
+        labels = [label for label, _ in options.model_from]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"two checkpoints share a name in {labels}; write LABEL=PATH")
         rows = []
         for label, path in options.model_from:
             run = load_run(path, options.data, options.device)

@@ -21,7 +21,7 @@ from ..models.dslm.bert import DeepBert, ffn_dim, residual_weights_of, stds_of
 from ..models.dslm.config import DeepBertConfig
 from ..tasks.bert_sop_lm import BertSopLMConfig, BertSopLMTask
 from ..theory.propagation import Encoder, Propagation, exponential, inverse_root, propagate, straight_line
-from .checkpoints import Run
+from .checkpoints import Run, check_device
 from .signal import signal_rows
 
 SCHEMES: dict[str, dict[str, Any]] = {
@@ -105,7 +105,11 @@ def scheme_rows(
 
     Returns:
         Rows as of :func:`layer_rows`.
+
+    Raises:
+        ValueError: a field that no model can be built from, or a device that is not there.
     """
+    check_device(device)
     fields = {**options, **SCHEMES[scheme], "encoder_normalize_before": PLACEMENTS[placement]}
     if not fields.get("dslm_residual_scaling"):
         fields = {name: value for name, value in fields.items() if name not in ("dslm_beta_sq", "dslm_lambda_sq")}

@@ -56,10 +56,7 @@ def load_run(path: str | Path, data: str | Path | None = None, device: str | tor
             device is not there.
     """
     path = Path(path)
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {str(device)!r} cannot be used here ({_first_line(error)}); try cpu") from error
+    check_device(device)
     state = read_state(path, data)
     task = _set_up_task(path, state["cfg"].task)
     updates = int((state.get("optimizer_history") or [{}])[-1].get("num_updates", 0))
@@ -70,6 +67,14 @@ def load_run(path: str | Path, data: str | Path | None = None, device: str | tor
     except (RuntimeError, KeyError, AssertionError, AttributeError, TypeError) as error:
         raise ValueError(_misfit(path, state, task, error)) from error
     return Run(path, model.eval().to(device), cfg, task, updates, epochs)
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raise ValueError where a device is not there."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {str(device)!r} cannot be used here ({_first_line(error)}); try cpu") from error
 
 
 def read_state(path: Path, data: str | Path | None = None) -> dict[str, Any]:

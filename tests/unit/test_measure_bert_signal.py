@@ -97,6 +97,13 @@ def test_constants_of_residual_scaling(batch):
     assert measured("xavier", "postln", batch, encoder_layers=2, dslm_beta_sq=0.3), "of no effect without scaling"
 
 
+def test_options_and_devices_that_cannot_be_used(batch):
+    with pytest.raises(ValueError, match="'cuda:99' cannot be used here"):
+        scheme_rows("dslm", "preln", *batch, SEED, "cuda:99", SIZES)
+    with pytest.raises(ValueError, match=r"dropout 1"):
+        measured("dslm", "preln", batch, dropout=1.0)
+
+
 def test_made_up_pairs():
     dictionary = made_up_dictionary(1000)
     assert len(dictionary) == 1000
