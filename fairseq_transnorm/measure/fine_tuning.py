@@ -107,13 +107,13 @@ def check_dictionary(path: Path, state: Mapping[str, Any], data: Path) -> None:
         )
 
 
-def check_segments(path: Path, state: Mapping[str, Any], data: Path, flags: Sequence[str]) -> None:
+def check_segments(path: Path, state: Mapping[str, Any], data: Path, found: FineTuning) -> None:
     """Raise ValueError when a task needs segment embeddings, as those of DeepScaleLM do, and a checkpoint has none."""
-    needed = flags[flags.index("--task") + 1].startswith("dslm_") and (data / "input1").is_dir()
+    needed = found.flags[found.flags.index("--task") + 1].startswith("dslm_") and (data / "input1").is_dir()
     if needed and not any(name.endswith("embed_segments.weight") for name in state["model"]):
         raise ValueError(
-            f"{path} ({state['cfg'].model._name}) has no segment embeddings, which the pairs of {data} need; pretrain "
-            "with --num-segments 2, the default of dslm_bert and vanilla_bert"
+            f"{path} ({state['cfg'].model._name}) has no segment embeddings, which {found.task}, pairs of texts in "
+            f"{data}, needs; pretrain with --num-segments 2, the default of dslm_bert and vanilla_bert"
         )
 
 
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.checkpoint:
         state = read_state(options.checkpoint)
         check_dictionary(options.checkpoint, state, options.data)
-        check_segments(options.checkpoint, state, options.data, flags)
+        check_segments(options.checkpoint, state, options.data, found)
         flags = [*flags, *model_flags(options.checkpoint, state["cfg"].model)]
     print("\n".join([found.task, found.metric, ",".join(found.subsets), json.dumps(found.rows), *flags]))
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -176,12 +177,12 @@ def test_what_cannot_be_trained_is_refused(tuned, pretrained, tmp_path):
         fine_tuning.fine_tuning("RACE", data)
     state = read_state(pretrained)
     state["model"] = {name: value for name, value in state["model"].items() if "embed_segments" not in name}
-    flags = fine_tuning.fine_tuning("MNLI", data).flags
+    found = fine_tuning.fine_tuning("MNLI", data)
     with pytest.raises(
-        ValueError, match=r"\(dslm_bert_tiny\) has no segment embeddings, which the pairs of .*MNLI need"
+        ValueError, match=r"\(dslm_bert_tiny\) has no segment embeddings, which MNLI, pairs of texts in .*MNLI, needs"
     ):
-        fine_tuning.check_segments(pretrained, state, data, flags)
-    fine_tuning.check_segments(pretrained, state, data, ["--task", "sentence_prediction"])
+        fine_tuning.check_segments(pretrained, state, data, found)
+    fine_tuning.check_segments(pretrained, state, data, replace(found, flags=["--task", "sentence_prediction"]))
     words = (pretrained.parent / "data/dict.txt").read_text().splitlines()
     (tmp_path / "input0").mkdir()
     (tmp_path / "input0/dict.txt").write_text("\n".join(reversed(words)) + "\n")
