@@ -20,15 +20,11 @@ def continues_word(kind: str, dictionary: Any, data: str | os.PathLike[str] | No
     A marked symbol continues the word of the symbol *before* it. With ``fastbpe``, where a symbol cannot say so of
     itself (``gra@@ ce``), it is the other way round: a marked symbol is continued by the one *after* it.
 
-    ============= ======================================= =====================================
-    kind          marked                                  example, with | before each word
-    ============= ======================================= =====================================
-    wordpiece     begins with ``##``                      ``|gra ##ce ##ful |of``
-    sentencepiece does not begin with ``▁``               ``|▁gra ce ful |▁of``
-    gpt2          its piece does not begin with a space   the same
-    fastbpe       ends in ``@@`` (of the next symbol)     ``|gra@@ ce@@ ful |of``
-    words, characters  none: each symbol is a word
-    ============= ======================================= =====================================
+    * wordpiece: marked when it begins with ``##``, as in ``gra ##ce of``;
+    * sentencepiece: when it does not begin with ``▁``, as in ``▁gra ce ▁of``;
+    * gpt2: when its piece does not begin with a space;
+    * fastbpe: when it ends in ``@@``, as in ``gra@@ ce of``;
+    * words, characters: never, each symbol is a word.
 
     fairseq's own symbols and ``<mask>`` are never marked. Punctuation is a word of its own with wordpiece and words
     alone; the others write it without a space, or a mark of one, as a part of the word before.
