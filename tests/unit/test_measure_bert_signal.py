@@ -62,17 +62,23 @@ def test_plain_models_do_as_published(models):
     assert post[-1]["paper_weight_gradient"] == pytest.approx(post[0]["weight_gradient"] * 1.024**47)
 
 
+# most that the median error may be: of variance, of the weight gradient's shape, of the logarithm of the gradient
 @pytest.mark.parametrize(
-    ("scheme", "placement", "error"),
-    [("dslm", "preln", 0.10), ("dslm", "postln", 0.05), ("xavier", "preln", 0.15), ("xavier", "postln", 0.15)],
+    ("scheme", "placement", "variance", "weights", "gradient"),
+    [
+        ("dslm", "preln", 0.10, 0.08, 0.2),
+        ("dslm", "postln", 0.05, 0.08, 0.25),
+        ("xavier", "preln", 0.15, 0.08, 0.1),
+        ("xavier", "postln", 0.15, 0.6, 1.5),  # errors add up going down
+    ],
 )
-def test_theory_agrees(models, scheme, placement, error):
+def test_theory_agrees(models, scheme, placement, variance, weights, gradient):
     rows = models[scheme, placement]
-    for name, most in (("variance", error), ("correlation", 0.15), ("weight_gradient", 0.35)):
+    for name, most in (("variance", variance), ("correlation", 0.15), ("weight_gradient", weights)):
         apart = np.abs(column(rows, f"theory_{name}") / column(rows, name) - 1)
         assert np.median(apart) < most, name
     ratio = np.log(column(rows, "theory_gradient_ratio") / column(rows, "gradient_ratio"))
-    assert np.median(np.abs(ratio)) < (0.25 if (scheme, placement) != ("xavier", "postln") else 1.5)
+    assert np.median(np.abs(ratio)) < gradient
     scale = np.log(column(rows, "theory_weight_gradient") / column(rows, "weight_gradient"))
     assert scale.mean() == pytest.approx(0, abs=1e-9), "scaled to the same geometric mean"
 
