@@ -23,7 +23,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../_steps.sh"
 layers=${LAYERS:-96} width=${WIDTH:-64} heads=${HEADS:-2} updates=${MAX_UPDATE:-120} rate=${LR:-3e-4}
 sequences=16
 common=(--cpu --no-progress-bar --log-interval 5 --masked-lm-only --max-ngram 1 --short-seq-prob 0
-    --tokens-per-sample 18 --max-positions 18 --encoder-layers "$layers" --encoder-embed-dim "$width"
+    --tokens-per-sample 18 --max-positions 18 --num-segments 0 --encoder-layers "$layers" --encoder-embed-dim "$width"
     --encoder-attention-heads "$heads" --dropout 0 --attention-dropout 0 --lr "$rate" --warmup-updates "$((updates / 12))"
     --max-update "$updates" --save-interval-updates "$(((updates + 3) / 4))")
 # variant: script, flags of its own
