@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fairseq_transnorm.theory.blocks import attention_block, ffn_block
-from fairseq_transnorm.theory.deep_scale import ResidualWeights, Stds, constant_stds, residual_weights, xavier_stds
+from fairseq_transnorm.theory.deep_scale import ResidualWeights, constant_stds, residual_weights, xavier_stds
 from fairseq_transnorm.theory.moments import Signal, dropout, trace
 from fairseq_transnorm.theory.propagation import Encoder, exponential, inverse_root, propagate, straight_line
 
@@ -107,7 +107,3 @@ def test_wrong_values_are_named(change, message):
 def test_lines_of_no_layers(line):
     with pytest.raises(ValueError, match="layers 0 must be at least 1"):
         line(1.0, 0)
-
-
-def test_stds_are_those_of_the_model():
-    assert isinstance(xavier_stds(D, F, 2, N), Stds)
