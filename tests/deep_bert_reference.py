@@ -54,7 +54,7 @@ def attention(attn: nn.Module, x: Tensor) -> Tensor:
     return torch.cat(list(weights @ v), dim=-1) @ attn.out.weight.T + attn.out.bias
 
 
-def features(model: DeepBert, tokens: Tensor, segments: list[int], skip: float, block: float, pre: bool) -> Tensor:
+def features(model: Any, tokens: Tensor, segments: list[int], skip: float, block: float, pre: bool) -> Tensor:
     """Return the features ``T D`` of one row of tokens, as section 2.2 of the specification has them."""
     encoder = model.encoder
     x = encoder.embed_tokens.weight[tokens] + encoder.embed_positions.embedding.weight[2 : 2 + len(tokens)]

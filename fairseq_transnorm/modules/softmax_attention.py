@@ -13,9 +13,11 @@ from .attention import Padding, SelfAttention, State
 
 
 def softmax_weights(
-    q: Float[Tensor, "B H T K"], k: Float[Tensor, "B H S K"], allowed: Bool[Tensor, "... #T S"] | None = None
+    q: Float[Tensor, "B H T K"], k: Float[Tensor, "B H S K"], allowed: Bool[Tensor, "... keys"] | None = None
 ) -> Float[Tensor, "B H T S"]:
     """Return ``softmax_s(q[t] . k[s] / sqrt(K))`` over the keys that are allowed; a row without any is 0.
+
+    ``allowed`` broadcasts against ``B H T S``.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762, eq. (1).
     """

@@ -1,9 +1,9 @@
 """Adam as BERT is trained with it: no weight decay on biases and norms."""
 
 import ast
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, List
 
 import torch
 from fairseq.dataclass import FairseqDataclass
@@ -18,7 +18,7 @@ class BertAdamConfig(FairseqDataclass):
     adam_betas: Any = field(default=(0.9, 0.999), metadata={"help": "betas for Adam optimizer"})
     adam_eps: float = field(default=1e-8, metadata={"help": "epsilon for Adam optimizer"})
     weight_decay: float = field(default=0.0, metadata={"help": "of matrices; biases and norms have none"})
-    lr: Any = II("optimization.lr")
+    lr: List[float] = II("optimization.lr")  # noqa: RUF009  (text that omegaconf looks up)
 
 
 @register_optimizer("bert_adam", dataclass=BertAdamConfig)
@@ -32,11 +32,10 @@ class BertAdam(FairseqOptimizer):
     def __init__(self, cfg: Any, params: Iterable[torch.nn.Parameter]) -> None:
         super().__init__(cfg)
         params = list(params)
+        matrices: dict[str, Any] = {"params": [p for p in params if p.dim() > 1]}
+        others: dict[str, Any] = {"params": [p for p in params if p.dim() <= 1], "weight_decay": 0.0}
         self._optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in params if p.dim() > 1]},
-                {"params": [p for p in params if p.dim() <= 1], "weight_decay": 0.0},
-            ],
+            [matrices, others],
             fused=True,
             **self.optimizer_config,
         )
@@ -46,7 +45,7 @@ class BertAdam(FairseqOptimizer):
         """Arguments of torch's AdamW."""
         lr, betas = self.cfg.lr, self.cfg.adam_betas
         return {
-            "lr": lr[0] if isinstance(lr, Collection) else lr,
+            "lr": lr[0] if isinstance(lr, Sequence) else lr,
             "betas": tuple(ast.literal_eval(betas) if isinstance(betas, str) else betas),
             "eps": self.cfg.adam_eps,
             "weight_decay": self.cfg.weight_decay,

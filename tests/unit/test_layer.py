@@ -5,9 +5,9 @@ import torch
 
 from fairseq_transnorm.modules.attention import LinearAttention, LocalAttention
 from fairseq_transnorm.modules.feed_forward import FeedForward, GatedFeedForward
+from fairseq_transnorm.modules.layer import TransformerLayer, add_with_dropout
 from fairseq_transnorm.modules.linear_attention import chunkwise_linear_attention
 from fairseq_transnorm.modules.norms import RMSNorm, SimpleRMSNorm
-from fairseq_transnorm.modules.layer import TransformerLayer, add_with_dropout
 
 
 def layer(dropout=0.0, attention_dropout=0.0, ffn=None):
