@@ -41,6 +41,11 @@ _VARIANTS = {
     "quadratic": ("sky", "s", "dashed"),
     "recurrent": ("green", "^", "dashdot"),
     "fla": ("purple", "P", "solid"),
+    # initialisation and placement of the norms
+    "dslm post-ln": ("blue", "o", "solid"),
+    "dslm pre-ln": ("sky", "s", "dashed"),
+    "xavier post-ln": ("vermilion", "D", "solid"),
+    "xavier pre-ln": ("orange", "^", "dashed"),
     # NormAttention with several epsilons: one family
     "norm, eps 1e-2": ("sky", "s", "solid"),
     "norm, eps 1e-6 inside": ("blue", "o", "dashed"),
