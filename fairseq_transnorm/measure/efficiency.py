@@ -281,7 +281,7 @@ def peak_of_step(name: str, length: int, tokens: int, **options: Any) -> Peaks |
 def _peak_of_step(name: str, length: int, tokens: int, options: dict[str, Any]) -> Peaks:
     torch.set_num_threads(1)
     model = build_model(name, length, **options)
-    TrainingStep(model, 64, 64)()  # what the first use of each operation allocates is not of the step
+    TrainingStep(model, min(64, length), 64)()  # what the first use of each operation allocates is not of the step
     step = TrainingStep(model, length, tokens)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _memory("VmRSS")
