@@ -92,7 +92,6 @@ finetune_dslm() {
         --seed "$seed" --best-checkpoint-metric "$metric" --maximize-best-checkpoint-metric --no-epoch-checkpoints
         --find-unused-parameters # the heads of pretraining
     )
-    # bert_adam tells matrices from biases
-    ! { has --fp16 "$@" || has --bf16 "$@"; } || recipe+=(--fp16-no-flatten-grads)
+    ! has --fp16 "$@" || recipe+=(--fp16-no-flatten-grads) # bert_adam tells matrices from biases
     finetune "checkpoints/finetune/$task/lr${lr}_seed$seed" "$sequences" "$@"
 }

@@ -275,6 +275,7 @@ train_recipe() {
     local save_dir=${SAVE_DIR:-$1} sequences=${SEQUENCES:-$2} batch=$3 data=$4 flags=("${recipe[@]}" "${@:5}")
     local last warmup most
     save_dir=$(flag --save-dir "$save_dir" "${flags[@]}")
+    _check_precision "${flags[@]}"
     plan_workers "${flags[@]}"
     plan_batch "$sequences" "$batch" "${flags[@]}"
     last=$save_dir/checkpoint_last.pt
@@ -288,6 +289,16 @@ train_recipe() {
         echo "Warning: --warmup-updates $warmup of --max-update $most: the learning rate never reaches --lr." >&2
     fi
     run "$save_dir" fairseq-train "$data" "${recipe[@]}" "${batch_flags[@]}" "${@:5}"
+}
+
+# fairseq's bfloat16 is that of TPUs, without which it ends in an AttributeError.
+_check_precision() {
+    local name
+    for name in --bf16 --memory-efficient-bf16 --tpu; do
+        if has "$name" "$@" && ! python -c 'import torch_xla' 2>/dev/null; then
+            die "fairseq-train $name is for TPUs, and torch_xla is not installed; on GPUs use --amp or --fp16"
+        fi
+    done
 }
 
 # Say where the run goes on, or end the script when there is nothing left to do: fairseq would do one more update.

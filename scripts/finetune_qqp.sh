@@ -19,8 +19,8 @@
 #
 # The recipe: 5 epochs (--max-epoch), from which the number of updates follows; the learning rate rises over the first
 # 10 % of them and falls linearly to 0; up to 512 tokens, or as many as the checkpoint has positions. The best
-# checkpoint is that of the accuracy on valid, GLUE's dev set. It runs in float32; the original ran in bfloat16 (--bf16
-#).
+# checkpoint is that of the accuracy on valid, GLUE's dev set. It runs in float32; on GPUs --amp or --fp16 is faster
+# (the original ran in bfloat16).
 #
 # Several GPUs, several machines, SLURM: as for scripts/train_alm.sh, see its head.
 set -euo pipefail

@@ -53,6 +53,12 @@ def test_the_batch_of_the_paper_holds_on_every_machine(env, flags, update_freq, 
         assert flag in command
 
 
+def test_bfloat16_without_a_tpu_is_refused(tiny_lm_data):
+    result = planned(tiny_lm_data, "--bf16")
+    assert result.returncode == 1
+    assert "--bf16 is for TPUs, and torch_xla is not installed; on GPUs use --amp or --fp16" in result.stdout
+
+
 def test_a_batch_that_cannot_be_reached_is_refused_with_what_can(tiny_lm_data):
     result = planned(tiny_lm_data, GPUS=8, BATCH_SIZE=32)
     assert result.returncode == 1
