@@ -2,8 +2,8 @@
 
 Give the folders that scripts/finetune_{mnli,qqp,race}.sh wrote, each with train.log and finetune.json. Folders whose
 names differ in the seed alone, as lr2e-5_seed1 and lr2e-5_seed2, are seeds of one line, of all tasks; so are those with
-the same LABEL. A run counts with its best validation. MNLI is matched and mismatched together, RACE both levels. Writes
-the table as STEM.md and STEM.json and prints it.
+the same LABEL; they must start from the same weights and have different seeds. A run counts with its best validation.
+MNLI is matched and mismatched together, RACE both levels. Writes the table as STEM.md and STEM.json and prints it.
 
   python analysis/dslm/fine_tuning.py checkpoints/finetune/*/lr*
   python analysis/dslm/fine_tuning.py dslm=runs/dslm/RACE/lr2e-5_seed1 vanilla=runs/vanilla/RACE/lr2e-5_seed1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -35,8 +36,8 @@ def run_scores(
         overall: add a row for the accuracy over all sets of a task that has several, MNLI; its split is their names.
 
     Returns:
-        Rows with ``column``, ``task``, ``split``, ``metric``, ``score`` (percent, which fairseq rounds to 0.1) and
-        ``updates``.
+        Rows with ``column``, ``task``, ``split``, ``metric``, ``score`` (percent, which fairseq rounds to 0.1),
+        ``updates``, ``run`` (the folder), and where they are known ``start`` (the weights) and ``seed``, else None.
 
     Raises:
         FileNotFoundError: no log, or nothing that says which task it is.
@@ -66,6 +67,9 @@ def run_scores(
             "metric": metric,
             "score": row[metric],
             "updates": row["updates"],
+            "run": folder,
+            "start": facts.get("start"),
+            "seed": facts.get("seed", _seed_in_name(folder)),
         }
         for row in scored
         if row["updates"] == chosen["updates"]
@@ -81,6 +85,11 @@ def _overall(rows: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> li
         return []
     score = sum(counts[split] * scores[split] for split in splits) / sum(counts[split] for split in splits)
     return [dict(rows[0]) | {"column": rows[0]["task"], "split": "+".join(splits), "score": score}]
+
+
+def _seed_in_name(folder: Path) -> int | None:
+    found = re.search(r"seed(\d+)$", folder.name)  # notes of before the seed was noted
+    return int(found[1]) if found else None
 
 
 def _rank(score: float) -> float:
@@ -103,7 +112,8 @@ def score_runs(
 
     Raises:
         FileNotFoundError: a run lacks its log or its note.
-        ValueError: a folder is given twice, a log lacks a metric, or a metric is for a task of no run.
+        ValueError: a folder is given twice, a log lacks a metric, a metric is for a task of no run; and as of
+            :func:`over_seeds`.
     """
     runs, metrics = list(runs), metrics or {}
     folders = [path.resolve() for _, path in runs]
@@ -126,7 +136,8 @@ def over_seeds(runs: Iterable[tuple[str, Sequence[Mapping[str, Any]]]]) -> list[
         ``high`` and ``n``, in the order in which models and columns came.
 
     Raises:
-        ValueError: runs of one model and task report different metrics.
+        ValueError: runs of one model and task report different metrics, start from different weights or have the same
+            seed, so that they are no seeds of one model.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for model, rows in runs:
@@ -136,6 +147,7 @@ def over_seeds(runs: Iterable[tuple[str, Sequence[Mapping[str, Any]]]]) -> list[
     for (model, column), rows in groups.items():
         if len(metrics := {row["metric"] for row in rows}) > 1:
             raise ValueError(f"{model}, {column}: some runs report {' and some '.join(sorted(metrics))}; choose one")
+        _check_seeds(f"{model}, {column}", rows)
         scores = [row["score"] for row in rows]
         table.append(
             {
@@ -150,3 +162,19 @@ def over_seeds(runs: Iterable[tuple[str, Sequence[Mapping[str, Any]]]]) -> list[
             }
         )
     return table
+
+
+def _check_seeds(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    runs = {row.get("start"): row["run"] for row in rows if row.get("start") is not None}
+    if len(runs) > 1:
+        found = "; ".join(f"{run} from {start}" for start, run in runs.items())
+        raise ValueError(f"{name}: runs of different weights are no seeds of one model: {found}; give LABEL=FOLDER")
+    runs = {}
+    for row in rows:
+        if (seed := row.get("seed")) is None:
+            continue
+        if seed in runs:
+            raise ValueError(
+                f"{name}: {runs[seed]} and {row['run']} both have the seed {seed}; leave one out, or give LABEL=FOLDER"
+            )
+        runs[seed] = row["run"]

@@ -60,6 +60,26 @@ def test_mean_and_spread_over_seeds_by_hand():
         over_seeds([("t2", run(1.0, "MRPC", "f1")), ("t2", run(1.0, "MRPC", "accuracy"))])
 
 
+def test_runs_that_are_no_seeds_of_one_model_are_refused(tmp_path):
+    def run(name, **note):
+        run = fine_tuning(tmp_path / name, "QQP", "accuracy", [("valid", 1, {"accuracy": 80})])
+        (run / "finetune.json").write_text(json.dumps({"task": "QQP", "metric": "accuracy"} | note))
+        return run
+
+    a, b = run("a_seed1", start="a.pt"), run("b_seed2", start="b.pt")
+    with pytest.raises(
+        ValueError, match=r"lr, QQP: runs of different weights are no seeds.*a_seed1 from a\.pt; .*b\.pt"
+    ):
+        score_runs([("lr", a), ("lr", b)])
+    other = run("c_seed1", start="a.pt")
+    with pytest.raises(ValueError, match=r"lr, QQP: .*a_seed1 and .*c_seed1 both have the seed 1; leave one out"):
+        score_runs([("lr", a), ("lr", other)])
+    noted = run("d_seed1", start="a.pt", seed=4)
+    (row,) = score_runs([("lr", a), ("lr", noted)])
+    assert row["n"] == 2, "the note says more than the folder's name"
+    assert [row["n"] for row in score_runs([("x", a), ("y", b), ("z", other)])] == [1, 1, 1]
+
+
 def test_a_folder_that_does_not_say_its_task(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no .*finetune\.json, which says what was trained, as {\"task\": "):
         run_scores(tmp_path)
@@ -76,6 +96,9 @@ def test_the_accuracy_over_both_sets_of_mnli_is_weighted_by_their_examples(tmp_p
     assert both == {"column": "MNLI", "task": "MNLI", "split": "valid+valid1", "metric": "accuracy"} | {
         "score": 75.0,
         "updates": 1,
+        "run": run,
+        "start": None,
+        "seed": None,
     }
 
 
