@@ -17,6 +17,7 @@ from fairseq.models import (
 )
 
 from . import USER_DIR, __version__
+from .models.options import flag
 
 PACKAGE = __package__
 WIDTH = 100  # columns of the text
@@ -39,10 +40,6 @@ def preset(arch: str) -> dict[str, Any]:
 def first_line(text: str | None) -> str:
     """First paragraph of a docstring on one line."""
     return " ".join((text or "").strip().partition("\n\n")[0].split())
-
-
-def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def show_architectures() -> str:
@@ -73,14 +70,19 @@ def show_options(arch: str) -> str:
     for action in parser._actions:
         if isinstance(action.default, str) and action.default.startswith("${"):
             default = f"taken from {flag(action.default[2:-1].rpartition('.')[2])}"
-        elif action.dest in values and values[action.dest] != action.default:
-            default = f"default {values[action.dest]} by this preset, else {action.default}"
-        elif action.nargs == 0:
-            default = "default on" if action.default else "default off"
         else:
-            default = f"default {action.default}"
-        lines.append(wrapped(f"  {' '.join(action.option_strings)} {kind(action)}", f"{action.help} [{default}]"))
+            default = f"default {written(action.default)}"
+            if action.dest in values and values[action.dest] != action.default:
+                default = f"default {written(values[action.dest])} by this preset, else {written(action.default)}"
+        told = action.default is None and "(default" in str(action.help)
+        text = f"{action.help}" if told else f"{action.help} [{default}]"
+        lines.append(wrapped(f"  {' '.join(action.option_strings)} {kind(action)}", text))
     return "\n".join(lines)
+
+
+def written(value: object) -> str:
+    """A default as it is printed: a switch is on or off."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
 def kind(action: argparse.Action) -> str:

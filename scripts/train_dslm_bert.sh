@@ -8,7 +8,7 @@
 # The learning rate must fall with depth: try --lr 3e-5 and 1e-5 beyond 100 layers. Pre-LN: --encoder-normalize-before.
 #
 #   SAVE_DIR=checkpoints/dslm_bert   where checkpoints, train.log (JSON) and command.log go
-#   ARCH=dslm_bert              or dslm_bert_48l, _96l, _192l, _768l, vanilla_bert...
+#   ARCH=dslm_bert               or dslm_bert_12l, _48l, _96l, _192l, _768l, _tiny
 #   SEQUENCES=256                sequences per update, whatever the number of processes
 #   BATCH_SIZE=8                 sequences a process holds at once; --checkpoint-activations saves memory, too
 #   NPROC=1                      processes on a machine without GPU
@@ -18,5 +18,5 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_bert.sh"
 
-model_flags=(--arch "${ARCH:-dslm_bert}")
-train_bert checkpoints/dslm_bert "$@"
+model_flags=()
+train_bert dslm "${ARCH:-dslm_bert}" "$@"

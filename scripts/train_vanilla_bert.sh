@@ -9,7 +9,7 @@
 # xavier is the fair comparison. Post-LN, or Pre-LN with --encoder-normalize-before.
 #
 #   SAVE_DIR=checkpoints/vanilla_bert   where checkpoints, train.log (JSON) and command.log go
-#   ARCH=vanilla_bert              or vanilla_bert_12l, _48l, _96l, _192l, _768l
+#   ARCH=vanilla_bert            or vanilla_bert_12l, _48l, _96l, _192l, _768l, _tiny
 #   SEQUENCES=256                sequences per update, whatever the number of processes
 #   BATCH_SIZE=8                 sequences a process holds at once; --checkpoint-activations saves memory, too
 #   NPROC=1                      processes on a machine without GPU
@@ -19,5 +19,5 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_bert.sh"
 
-model_flags=(--arch "${ARCH:-vanilla_bert}" --dslm-init normal)
-train_bert checkpoints/vanilla_bert "$@"
+model_flags=(--dslm-init normal)
+train_bert vanilla "${ARCH:-vanilla_bert}" "$@"

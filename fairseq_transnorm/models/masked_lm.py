@@ -11,6 +11,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoder, FairseqEncoderModel
@@ -145,7 +146,7 @@ class MaskedLMEncoder(FairseqEncoder):
         if self.embed_positions is not None:
             x = x + self.embed_positions(*number_positions(tokens, self.padding_idx, padding))
         if self.embed_segments is not None or segment_ids is not None:
-            segments = self.segments(tokens, padding) if segment_ids is None else self._checked(segment_ids)
+            segments = self.segments(tokens, padding) if segment_ids is None else self._checked(segment_ids, tokens)
             x = x if self.embed_segments is None else x + self.embed_segments(segments)
         if self.embed_norm is not None and not self.norm_after_dropout:
             x = self.embed_norm(x)
@@ -163,9 +164,16 @@ class MaskedLMEncoder(FairseqEncoder):
         segments = (ends.cumsum(1) - ends.long()).clamp(max=min(1, self.num_segments - 1))
         return segments if padding is None else segments.masked_fill(padding, 0)
 
-    def _checked(self, segment_ids: Tensor) -> Tensor:
-        known = max(1, self.num_segments)
-        if segment_ids.numel() and not 0 <= (most := int(segment_ids.max())) < known:
+    def _checked(self, segment_ids: Tensor, tokens: Tensor) -> Tensor:
+        if segment_ids.shape != tokens.shape or segment_ids.is_floating_point():
+            raise ValueError(
+                f"{self.name}: segment_ids are whole numbers of the shape of the tokens, {tuple(tokens.shape)}, not "
+                f"{segment_ids.dtype} of shape {tuple(segment_ids.shape)}"
+            )
+        least, most = torch.stack(segment_ids.aminmax()).tolist()
+        if least < 0:
+            raise ValueError(f"{self.name}: a token of segment {least}; the first segment is 0")
+        if most >= max(1, self.num_segments):
             raise ValueError(
                 f"{self.name}: a token of segment {most}, the model has {self.num_segments} segment embeddings; train "
                 f"one with --num-segments {most + 1}, or use data without pairs"

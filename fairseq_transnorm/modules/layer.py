@@ -10,15 +10,21 @@ from torch import Tensor, nn
 
 from .attention import SelfAttention, State
 from .feed_forward import TwoStageFeedForward
+from .norms import at_least_float32
 from .recompute import recompute
 
 
 def add_with_dropout(
     x: Tensor, change: Tensor, probability: float, skip_weight: float = 1.0, change_weight: float = 1.0
 ) -> Tensor:
-    """Return ``skip_weight * x + dropout(change_weight * change)``, keeping one byte a number for the backward pass."""
+    """Return ``skip_weight * x + dropout(change_weight * change)``, keeping one byte a number for the backward pass.
+
+    A weight near 1 would be lost in bfloat16, whose numbers lie 1/128 apart there: such sums are rounded once only.
+    """
     if skip_weight != 1.0:
-        x = skip_weight * x
+        dtype = torch.result_type(x, change)
+        wide = skip_weight * at_least_float32(x), at_least_float32(change)
+        return add_with_dropout(*wide, probability, change_weight=change_weight).to(dtype)
     if not probability:
         return torch.add(x, change, alpha=change_weight)
     dropped = torch.rand(change.shape, device=change.device) < probability

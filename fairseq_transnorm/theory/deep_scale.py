@@ -63,21 +63,23 @@ def residual_weights(
     Raises:
         ValueError: a weight outside (0, 1), or both given with a sum that is not 1.
     """
+    for name, value in (("lambda^2", skip_squared), ("beta^2", change_squared)):
+        if value is not None and not 0 < value < (math.inf if any_sum else 1):
+            raise ValueError(f"{name} = {value:g} is not between 0 and 1; beta^2 = 1 / N = {1 / layers:.3g} is usual")
     if skip_squared is None and change_squared is None:
-        change_squared = k / layers**alpha
+        change_squared = k * layers**-alpha
         if not 0 < change_squared < 1:
             raise ValueError(
                 f"beta^2 = k / N^alpha = {k:g} / {layers}^{alpha:g} = {change_squared:g} is not between 0 and 1; take "
-                "a smaller k or give beta^2"
+                "another k or alpha, or give beta^2 itself"
             )
     if change_squared is None:
         assert skip_squared is not None
         change_squared = 1 - skip_squared
     if skip_squared is None:
         skip_squared = 1 - change_squared
-    for name, value in (("lambda^2", skip_squared), ("beta^2", change_squared)):
-        if not 0 < value < (math.inf if any_sum else 1):
-            raise ValueError(f"{name} = {value:g} is not between 0 and 1")
+    if min(skip_squared, change_squared) <= 0:
+        raise ValueError(f"lambda^2 = {skip_squared:g}, beta^2 = {change_squared:g}: both must be above 0; give both")
     if not any_sum and abs(skip_squared + change_squared - 1) > 1e-6:
         raise ValueError(
             f"lambda^2 + beta^2 = {skip_squared:g} + {change_squared:g} = {skip_squared + change_squared:g} is not 1: "
@@ -103,14 +105,18 @@ def input_correlation(segments: int, symbols: int) -> float:
 
 @dataclass(frozen=True)
 class FeedForwardSizes:
-    """Width d, inner width f and activation of the feed-forward."""
+    """Width d, inner width f and activation of the feed-forward; dropout between activation and second map."""
 
     dim: int
     inner: int
     activation: Literal["relu", "gelu"] = "relu"
+    inner_dropout: float = 0.0
 
     def block(self, correlation: float, weight_variance: float, dropout: float) -> Moments:
-        """Return the block's moments for an input of variance 1; both maps have the same weight variance."""
+        """Return the block's moments for an input of variance 1; both maps have the same weight variance.
+
+        Without the inner dropout, which divides the variance by 1 - p and leaves the covariance as it is.
+        """
         return ffn_block(
             Signal(variance=1.0, correlation=correlation),
             d=self.dim,
@@ -124,11 +130,13 @@ class FeedForwardSizes:
     def weight_variance(self, dropout: float) -> float:
         """Return the variance of both maps' weights that gives the block's output variance 1.
 
-        ``sqrt(2 (1 - p) / (d f))`` for ReLU; GeLU's gain depends on the scale, and a fixed point is looked for.
+        ``sqrt(2 (1 - p) / (d f))`` for ReLU, where 1 - p is the product of what both dropouts keep. GeLU's gain
+        depends on the scale, and a fixed point is looked for.
         """
-        found = math.sqrt(2 * (1 - dropout) / (self.dim * self.inner))
+        kept = 1 - self.inner_dropout
+        found = math.sqrt(2 * (1 - dropout) * kept / (self.dim * self.inner))
         for _ in range(60):  # the output grows with a power between 2 and 3 of it: the error halves at least
-            found /= math.sqrt(float(self.block(0.0, found, dropout).variance))
+            found /= math.sqrt(float(self.block(0.0, found, dropout).variance) / kept)
         return found
 
 

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.autograd.graph import save_on_cpu
 
 from fairseq_transnorm.models.dslm.bert import DeepBert
 from fairseq_transnorm.models.dslm.config import PRESETS
 from fairseq_transnorm.models.masked_lm_hub import MaskedLMHub
+from fairseq_transnorm.modules import recompute
 from fairseq_transnorm.theory.deep_scale import FeedForwardSizes, correlations, residual_weights
 from tests import deep_bert_reference as reference
 from tests.deep_bert_reference import SCALED, build, config, disturbed
@@ -107,6 +109,7 @@ def stds(model):
         "outer": layer.ffn.out.weight,
         "head": model.encoder.head.dense.weight,
         "pooler": model.pooler.weight,
+        "order": model.order_head.weight,
     }
     return {name: weight.std().item() for name, weight in parts.items()}
 
@@ -131,7 +134,9 @@ def test_the_standard_deviations_of_deep_scale():
     embedding = math.sqrt(0.3)
     expected = dict.fromkeys(("token", "position"), embedding) | dict.fromkeys(("value", "out"), sigma)
     expected |= dict.fromkeys(("inner", "outer"), ffn) | dict.fromkeys(("query", "key", "head", "pooler"), 1 / 16)
-    assert stds(model) == pytest.approx(expected, rel=0.02)
+    found = stds(model)
+    assert found.pop("order") == pytest.approx(1 / 16, rel=0.12)  # 512 numbers only
+    assert found == pytest.approx(expected, rel=0.02)
     assert model.encoder.embed_segments.weight.std().item() == pytest.approx(embedding, rel=0.2)
     assert model.encoder.head.scale == pytest.approx(1 / math.sqrt(0.3 * 256))
     for embed in (model.encoder.embed_tokens, model.encoder.embed_positions.embedding):
@@ -143,9 +148,42 @@ def test_the_standard_deviations_of_xavier_and_of_bert():
     projection, unit, ffn = math.sqrt(2 / (256 + 64)), 1 / 16, math.sqrt(2 / (5 * 256))
     expected = dict.fromkeys(("query", "key", "value"), projection) | dict.fromkeys(("inner", "outer"), ffn)
     expected |= dict.fromkeys(("token", "position", "out", "head", "pooler"), unit)
-    assert stds(build(num_words=1000, **WIDE)) == pytest.approx(expected, rel=0.02)
+    found = stds(build(num_words=1000, **WIDE))
+    assert found.pop("order") == pytest.approx(math.sqrt(2 / (256 + 2)), rel=0.12)
+    assert found == pytest.approx(expected, rel=0.02)
     constant = stds(build(num_words=1000, dslm_init="normal", **WIDE))
+    assert constant.pop("order") == pytest.approx(0.02, rel=0.12)
     assert constant == pytest.approx(dict.fromkeys(constant, 0.02), rel=0.02)
+
+
+@pytest.mark.parametrize("segments", [0, 1])
+def test_fewer_segments_have_other_embeddings_and_another_correlation(segments):
+    model = build(num_words=1000, num_segments=segments, **WIDE, **SCALED)
+    tables = 2 + segments
+    shares = [1 / k for k in range(1, 1006)]  # of fairseq's four symbols, the words and <mask>
+    match = sum(p * p for p in shares) / sum(shares) ** 2
+    r = 0.9 * (match + segments) / tables
+    found = build(num_words=1000, num_segments=segments, **{**WIDE, **SCALED, "encoder_layers": 2})
+    first = found.encoder.layers[0].attn.out.weight.std().item()
+    assert first == pytest.approx(math.sqrt(math.sqrt(0.9 / r) / 256), rel=0.02)
+    assert stds(model)["token"] == pytest.approx(math.sqrt(0.9 / tables), rel=0.02)
+    assert model.encoder.head.scale == pytest.approx(1 / math.sqrt(0.9 / tables * 256))
+
+
+@PLACEMENTS
+def test_without_scaling_a_post_norm_stream_begins_each_block_anew(pre):
+    model = build(num_words=50, dslm_init="dslm", encoder_normalize_before=pre, **WIDE)
+    r, S = 0.221 * 0.9, 1.0
+    for block in (lambda r: 0.9, lambda r: 0.9 * (r + (math.sqrt(1 - r * r) - r * math.acos(r)) / math.pi)):
+        r = (S * r + block(r)) / (S + 1)
+        S = S + 1 if pre else 1.0
+    assert stds(model)["out"] == pytest.approx(math.sqrt(math.sqrt(0.9 / r) / 256), rel=0.02)
+
+
+def test_dropout_inside_the_feed_forward_is_made_up_for():
+    options = {**WIDE, **SCALED, "activation_dropout": 0.4, "encoder_layers": 2}
+    found = stds(build(num_words=50, **options))
+    assert found["inner"] == pytest.approx((2 * 0.9 * 0.6 / (256 * 1024)) ** 0.25, rel=0.02)
 
 
 @PLACEMENTS
@@ -166,11 +204,28 @@ def test_signals_and_logits_keep_their_variance(pre, activation):
 
 
 def test_short_sequences_can_be_taken_into_account():
-    long, short = (
-        build(num_words=500, dslm_sequence_length=length, **WIDE, **SCALED).encoder.layers[0].attn.out.weight.std()
-        for length in (None, 16)
-    )
-    assert short < 0.97 * long  # attention over few positions averages less, so its weights must be smaller
+    def out_of(**options):
+        return build(num_words=500, **options, **WIDE, **SCALED).encoder.layers[0].attn.out.weight.std().item()
+
+    short = out_of(dslm_sequence_length=16)
+    assert short < 0.97 * out_of()  # attention over few positions averages less, so its weights must be smaller
+    assert out_of(dslm_sequence_length=16, attention_dropout=0.5) < 0.99 * short  # and less of those that are kept
+
+
+@torch.no_grad()
+def test_a_deep_model_in_bfloat16_keeps_its_variance():
+    options = {"encoder_layers": 192, "encoder_embed_dim": 64, "encoder_normalize_before": True, "dropout": 0.1}
+    model = build(dtype=torch.bfloat16, num_words=200, **options, **SCALED).train()
+    tokens = torch.stack([pair(29, 32, seed=i) for i in range(4)])
+    states = model(tokens, return_all_hiddens=True)[1]["inner_states"]
+    found = [x.float().var().item() for x in states]
+    assert 0.7 < min(found) <= max(found) < 1.5, found[::24]
+    exact = build(dtype=torch.float32, num_words=200, **options, **SCALED).train()
+    torch.manual_seed(1)
+    expected = exact(tokens, return_all_hiddens=True)[1]["inner_states"][-1].var().item()
+    torch.manual_seed(1)
+    narrow = model(tokens, return_all_hiddens=True)[1]["inner_states"][-1].float().var().item()
+    assert narrow == pytest.approx(expected, rel=0.1)
 
 
 # --- training
@@ -187,6 +242,44 @@ def test_checkpointed_activations_give_the_same_gradients(flag):
         found.append({name: p.grad for name, p in model.named_parameters()})
     for name, grad in found[0].items():
         torch.testing.assert_close(grad, found[1][name], msg=name, **EXACT)
+
+
+def test_offloading_keeps_nothing_but_the_layers_inputs_and_those_on_the_cpu(monkeypatch):
+    packed = []
+    model = build(offload_activations=True, **SCALED).train()
+
+    class Counting(save_on_cpu):
+        def __init__(self, pin_memory=False):
+            super().__init__(pin_memory)
+            pack = self.pack_hook
+            self.pack_hook = lambda tensor: packed.append(tuple(tensor.shape)) or pack(tensor)
+
+    monkeypatch.setattr(recompute, "save_on_cpu", Counting)
+    model(pair(9, 8)[None])
+    assert packed.count((1, 20, 16)) == 3, "one input a layer"
+
+
+def test_order_and_features_or_a_head():
+    model, tokens = build(), pair(4, 3)[None]
+    model.register_classification_head("a", 3)
+    features, extra = model(tokens, None, True, sentence_order=True)
+    torch.testing.assert_close(features, model(tokens, features_only=True)[0])
+    assert extra["sentence_order"].shape == (1, 2)
+    with pytest.raises(ValueError, match="order is not of the head 'a'"):
+        model(tokens, classification_head_name="a", sentence_order=True)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([[-1, 0, 0]], "a token of segment -1; the first segment is 0"),
+        ([[0, 0]], r"shape of the tokens, \(1, 3\)"),
+        ([[0.0, 0.0, 1.0]], "not torch.float32"),
+    ],
+)
+def test_segments_that_are_none(ids, message):
+    with pytest.raises(ValueError, match=message):
+        build()(random_tokens(1, 3), segment_ids=torch.tensor(ids))
 
 
 def test_a_head_stands_on_the_pooler_and_is_kept_with_the_checkpoint():
@@ -226,10 +319,15 @@ def test_the_hub_puts_one_separator_between_a_pair():
         ({"num_segments": 3}, "--num-segments 3"),
         ({"dslm_beta_sq": 0.1}, "--dslm-beta-sq 0.1 has no effect without --dslm-residual-scaling"),
         ({**SCALED, "dslm_beta_sq": 0.1, "dslm_lambda_sq": 0.8}, r"0.8 \+ 0.1 = 0.9 is not 1"),
-        ({**SCALED, "dslm_beta_sq": -0.1}, r"lambda\^2 = 1.1 is not between 0 and 1"),
+        ({**SCALED, "dslm_beta_sq": -0.1}, r"beta\^2 = -0.1 is not between 0 and 1; .*--dslm-beta-sq"),
+        ({**SCALED, "dslm_lambda_sq": 1.5, "dslm_any_sum": True}, "both must be above 0"),
+        ({**SCALED, "dslm_alpha": 1000.0}, "= 0 is not between"),
+        ({"dslm_k": 2.0}, "--dslm-k 2.0 has no effect without --dslm-residual-scaling"),
+        ({**SCALED, "dslm_k": 2.0, "dslm_beta_sq": 0.1}, "--dslm-k 2.0 has no effect without a beta"),
+        ({"dslm_sequence_length": 9}, "--dslm-sequence-length 9 has no effect without --dslm-init dslm"),
         ({**SCALED, "encoder_layers": 1}, r"beta\^2 = k / N\^alpha = 1 / 1\^1 = 1 is not between"),
         ({**SCALED, "activation_fn": "silu"}, "not of --activation-fn silu"),
-        ({**SCALED, "dslm_input_corr": 1.5}, "input_corr 1.5 must lie in"),
+        ({**SCALED, "dslm_input_corr": 1.5}, "--dslm-input-corr 1.5 is not in"),
     ],
 )
 def test_options_that_cannot_be_used_are_named(options, message):

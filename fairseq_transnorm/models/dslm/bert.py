@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from ...theory.deep_scale import (
     xavier_stds,
 )
 from ..masked_lm import HeadOptions, MaskedLM, MaskedLMEncoder
-from ..options import check_counts, check_heads, check_preset, check_probabilities, check_task_length
+from ..options import check_counts, check_heads, check_preset, check_probabilities, check_task_length, flag
 from .config import PRESETS, DeepBertConfig
 from .initialise import initialise_encoder, initialise_pooler
 
@@ -41,7 +42,7 @@ NAME = "deep_bert"
 
 @register_model("deep_bert", dataclass=DeepBertConfig)
 class DeepBert(MaskedLM):
-    """BERT: masked language model and sentence order, segments, a pooler on ``<s>``; Post-LN or Pre-LN.
+    """BERT of any depth, Post-LN or Pre-LN, for --task bert_sop_lm --criterion bert_sop and for sentence tasks.
 
     ``x <- lambda x + dropout(beta block(x))`` with LayerNorms before the blocks or after the sums. The presets
     ``dslm_bert*`` are DeepScaleLM (Kedia et al. 2024, arXiv:2403.09635), ``vanilla_bert*`` plain transformers.
@@ -85,18 +86,33 @@ class DeepBert(MaskedLM):
         self,
         src_tokens: Tensor,
         src_lengths: Tensor | None = None,
-        *args: Any,
+        features_only: bool = False,
+        return_all_hiddens: bool = False,
+        classification_head_name: str | None = None,
+        masked_tokens: Tensor | None = None,
         sentence_order: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return what :meth:`MaskedLM.forward` does; with ``sentence_order`` also its logits ``B 2`` in the extras.
 
         They are under ``sentence_order``: of the two texts in order, and swapped.
+
+        Raises:
+            ValueError: a classification head and the order at once, or what the encoder refuses.
         """
         if not sentence_order:
-            return super().forward(src_tokens, src_lengths, *args, **kwargs)
-        masked_tokens, features_only = kwargs.pop("masked_tokens", None), kwargs.pop("features_only", False)
-        x, extra = self.encoder(src_tokens, src_lengths, features_only=True, **kwargs)
+            return super().forward(
+                src_tokens,
+                src_lengths,
+                features_only,
+                return_all_hiddens,
+                classification_head_name,
+                masked_tokens=masked_tokens,
+                **kwargs,
+            )
+        if classification_head_name is not None:
+            raise ValueError(f"{NAME}: the sentence order is not of the head {classification_head_name!r}; ask for one")
+        x, extra = self.encoder(src_tokens, src_lengths, True, return_all_hiddens, **kwargs)
         extra["sentence_order"] = self.order_head(self.pool(x))
         return (x if features_only else self.encoder.output_layer(x, masked_tokens)), extra
 
@@ -124,11 +140,31 @@ def check_options(cfg: Any) -> None:
     check_heads(cfg, "encoder_attention_heads", "encoder_embed_dim")
     if cfg.num_segments not in (0, 1, 2):
         raise ValueError(f"--num-segments {cfg.num_segments}: 2 for pairs of texts, 1 or 0")
+    corr = cfg.dslm_input_corr
+    if corr is not None and not 0 < corr <= 1:
+        raise ValueError(f"--dslm-input-corr {corr:g} is not in (0, 1]; English in two segments has 0.221")
+    _check_effect(cfg)
     if str(cfg.dslm_init) == "dslm" and str(cfg.activation_fn) not in ("relu", "gelu"):
         raise ValueError(
             f"--dslm-init dslm knows the gain of relu and gelu, not of --activation-fn {cfg.activation_fn}"
         )
     check_preset(cfg, NAME, PRESETS, DeepBertConfig)
+
+
+def _check_effect(cfg: Any) -> None:
+    """Raise ValueError for an option that has been set and would do nothing."""
+    defaults = {field.name: field.default for field in fields(DeepBertConfig)}
+    needs = {
+        "--dslm-residual-scaling": ("dslm_k", "dslm_alpha", "dslm_beta_sq", "dslm_lambda_sq", "dslm_any_sum"),
+        "--dslm-init dslm": ("dslm_input_corr", "dslm_sequence_length"),
+        "a beta^2 of k and alpha: leave out --dslm-beta-sq and --dslm-lambda-sq": ("dslm_k", "dslm_alpha"),
+    }
+    given = cfg.dslm_beta_sq is not None or cfg.dslm_lambda_sq is not None
+    met = (cfg.dslm_residual_scaling, str(cfg.dslm_init) == "dslm", not given)
+    for (need, names), is_met in zip(needs.items(), met, strict=True):
+        for name in names:
+            if not is_met and cfg[name] != defaults[name]:
+                raise ValueError(f"{flag(name)} {cfg[name]} has no effect without {need}")
 
 
 def ffn_dim(cfg: Any) -> int:
@@ -139,16 +175,16 @@ def residual_weights_of(cfg: Any) -> ResidualWeights:
     """Return lambda^2 and beta^2 that the config asks for.
 
     Raises:
-        ValueError: they cannot be used, or are given without ``--dslm-residual-scaling``.
+        ValueError: they cannot be used.
     """
     if cfg.dslm_residual_scaling:
-        return residual_weights(
-            cfg.encoder_layers, cfg.dslm_k, cfg.dslm_alpha, cfg.dslm_lambda_sq, cfg.dslm_beta_sq, cfg.dslm_any_sum
-        )
-    for name in ("dslm_lambda_sq", "dslm_beta_sq"):
-        if cfg[name] is not None:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} {cfg[name]:g} has no effect without --dslm-residual-scaling; add it")
+        try:
+            return residual_weights(
+                cfg.encoder_layers, cfg.dslm_k, cfg.dslm_alpha, cfg.dslm_lambda_sq, cfg.dslm_beta_sq, cfg.dslm_any_sum
+            )
+        except ValueError as error:
+            flags = "--dslm-beta-sq (beta^2), --dslm-lambda-sq, or --dslm-k and --dslm-alpha"
+            raise ValueError(f"--dslm-residual-scaling: {error} (set by {flags})") from error
     return PLAIN
 
 
@@ -167,7 +203,8 @@ def stds_of(cfg: Any, symbols: int, weights: ResidualWeights) -> Stds:
         return constant_stds(BERT_STD, layers)
     if str(cfg.dslm_init) == "xavier":
         return xavier_stds(dim, ffn_dim(cfg), cfg.encoder_attention_heads, layers)
-    sizes = FeedForwardSizes(dim, ffn_dim(cfg), str(cfg.activation_fn))  # type: ignore[arg-type]
+    activation: Any = str(cfg.activation_fn)
+    sizes = FeedForwardSizes(dim, ffn_dim(cfg), activation, cfg.activation_dropout)
     start = input_correlation(cfg.num_segments, symbols) if cfg.dslm_input_corr is None else cfg.dslm_input_corr
     r, _ = correlations(layers, start, cfg.dropout, sizes, weights, post_norm=not cfg.encoder_normalize_before)
     gains = attention_gain(dim, r, cfg.dropout, cfg.attention_dropout, cfg.dslm_sequence_length)

@@ -41,10 +41,13 @@ class DeepBertConfig(FairseqDataclass):
     )
     dslm_residual_scaling: bool = field(
         default=False,
-        metadata={"help": "weigh skip and block by lambda and beta; without it x + block(x)."},
+        metadata={
+            "help": "weigh skip and block by lambda and beta; without it x + block(x). On in the dslm presets: take a "
+            "vanilla preset with --dslm-init dslm to be without it"
+        },
     )
-    dslm_k: float = field(default=1.0, metadata={"help": "k of beta^2 = k / L^alpha, lambda^2 = 1 - beta^2"})
-    dslm_alpha: float = field(default=1.0, metadata={"help": "alpha of beta^2 = k / L^alpha"})
+    dslm_k: float = field(default=1.0, metadata={"help": "k of beta^2 = k / layers^alpha, lambda^2 = 1 - beta^2"})
+    dslm_alpha: float = field(default=1.0, metadata={"help": "alpha of beta^2 = k / layers^alpha"})
     dslm_beta_sq: Optional[float] = field(default=None, metadata={"help": "beta^2 itself, instead of k and alpha"})
     dslm_lambda_sq: Optional[float] = field(default=None, metadata={"help": "lambda^2 itself (default: 1 - beta^2)"})
     dslm_any_sum: bool = field(default=False, metadata={"help": "accept lambda^2 + beta^2 that is not 1"})
@@ -52,7 +55,7 @@ class DeepBertConfig(FairseqDataclass):
         default=None,
         metadata={
             "help": "correlation of two positions of the embedding before dropout (default: "
-            f"{INPUT_CORRELATION} with two segments, else from Zipf's law)"
+            f"{INPUT_CORRELATION} with two segments, else from Zipf's law); text without pairs: set --num-segments 0"
         },
     )
     dslm_sequence_length: Optional[int] = field(
