@@ -61,7 +61,7 @@ def whole_folder(out: str | os.PathLike[str], overwrite: bool = False) -> Iterat
 
 def write_note(folder: Path, note: Mapping[str, Any]) -> None:
     """Write the note of a data folder."""
-    (folder / NOTE).write_text(json.dumps(note, indent=1, ensure_ascii=False) + "\n")
+    (folder / NOTE).write_text(json.dumps(note, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_note(data: str | os.PathLike[str]) -> dict[str, Any]:
@@ -69,11 +69,18 @@ def read_note(data: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: it is damaged.
     """
     path = Path(data) / NOTE
     if not path.is_file():
         raise FileNotFoundError(f"no {path}: {data} was not made by the scripts in preprocessing/")
-    return json.loads(path.read_text())
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); make the folder again") from None
+    if not isinstance(note, dict) or not isinstance(note.get("kind"), str):
+        raise ValueError(f"{path} does not name the kind of tokenizer; make the folder again")
+    return note
 
 
 def _sibling(out: Path, suffix: str) -> Path:

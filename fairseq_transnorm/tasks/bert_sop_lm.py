@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import struct
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -66,27 +67,32 @@ class BertSopLMTask(FairseqTask):
 
     @classmethod
     def setup_task(cls, cfg: BertSopLMConfig, **kwargs: Any) -> "BertSopLMTask":
-        """Make the task with the dictionary of the data folder.
+        """Make the task with the dictionary of the data folders.
 
         Raises:
-            FileNotFoundError: it has none.
+            FileNotFoundError: one of them has none.
+            ValueError: theirs are not the same.
         """
-        path = Path(utils.split_paths(cfg.data)[0], "dict.txt")
-        if not path.is_file():
-            there = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else "no such folder"
-            raise FileNotFoundError(f"{NAME}: no {path} ({there}); give a folder made by the scripts in preprocessing/")
-        return cls(cfg, Dictionary.load(str(path)))
+        first, *others = (Path(folder, "dict.txt") for folder in utils.split_paths(cfg.data))
+        dictionary = load_dictionary(first)
+        for path in others:
+            if load_dictionary(path).symbols != dictionary.symbols:
+                raise ValueError(
+                    f"{NAME}: {path} and {first} have different symbols, so that the same number means another one; "
+                    f"make the second folder with --like {first.parent}"
+                )
+        return cls(cfg, dictionary)
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
         """Load a split.
 
         Raises:
             FileNotFoundError: it is not there, or nothing tells what a word is.
-            ValueError: it has no documents, or none that gives a sample.
+            ValueError: its files are damaged, it has no documents, or none that gives a sample.
         """
         folders = utils.split_paths(self.cfg.data)
         folder = Path(folders[(epoch - 1) % len(folders)])
-        sentences = data_utils.load_indexed_dataset(str(folder / split), self.dictionary, combine=combine)
+        sentences = load_sentences(folder / split, self.dictionary, combine)
         if sentences is None:
             there = ", ".join(sorted(p.stem for p in folder.glob("*.idx"))) or "none"
             raise FileNotFoundError(f"{NAME}: no split {split!r} in {folder}; its splits: {there}")
@@ -162,6 +168,32 @@ class BertSopLMTask(FairseqTask):
     def max_positions(self) -> int:
         """Most tokens of a sample."""
         return self.cfg.tokens_per_sample
+
+
+def load_dictionary(path: Path) -> Dictionary:
+    """Load the dictionary of a data folder; raise FileNotFoundError when there is none."""
+    if not path.is_file():
+        there = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else "no such folder"
+        raise FileNotFoundError(f"{NAME}: no {path} ({there}); give a folder made by the scripts in preprocessing/")
+    return Dictionary.load(str(path))
+
+
+def load_sentences(path: Path, dictionary: Dictionary, combine: bool) -> Any:
+    """Load the indexed dataset ``path.bin`` and ``path.idx``; None when there is none.
+
+    Raises:
+        ValueError: a file is cut off, as by a copy that was stopped.
+    """
+    try:
+        sentences = data_utils.load_indexed_dataset(str(path), dictionary, combine=combine)
+        for part in getattr(sentences, "datasets", [sentences]):
+            if part is not None and len(part):
+                part[len(part) - 1]  # fairseq itself would notice only in the midst of training
+    except (ValueError, AssertionError, struct.error) as error:
+        raise ValueError(
+            f"{NAME}: {path}.bin or {path}.idx is cut off or damaged ({error}); copy both again, or make the folder again"
+        ) from None
+    return sentences
 
 
 def check(cfg: BertSopLMConfig) -> None:
