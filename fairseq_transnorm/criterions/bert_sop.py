@@ -15,6 +15,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 NAME = "bert_sop"  # in messages
+_MASKED_LM_ONLY = "--masked-lm-only (fairseq-hydra-train: task.masked_lm_only and criterion.masked_lm_only)"
 MAX_EXPONENT = 20  # of the perplexity over micro-batches, as the original caps it
 
 
@@ -23,7 +24,7 @@ class BertSopConfig(FairseqDataclass):
     """Options of the criterion."""
 
     sop_weight: float = field(default=1.0, metadata={"help": "weight of the loss of the sentence order"})
-    # The task's option of the same name, with which it shares its flag.
+    # The task's option of the same name, with which it shares its flag; with fairseq-hydra-train both must be given.
     masked_lm_only: bool = field(
         default=False, metadata={"help": "masked language model only: no pairs, no sentence order"}
     )
@@ -56,12 +57,17 @@ class BertSopLoss(FairseqCriterion):
         """Return the loss of a micro-batch in nats, 1 as its sample size, and sums and counts to log.
 
         Raises:
-            ValueError: the task tells no order, or the model does not predict one.
+            ValueError: the task tells no order, the model does not predict one, or nobody wants the one that is told.
         """
         if not self.masked_lm_only and "sop_target" not in sample:
             raise ValueError(
-                f"{NAME}: the task gives no sentence order (sop_target); train with --task bert_sop_lm, or with "
-                "--masked-lm-only to leave it out"
+                f"{NAME}: the task gives no sentence order (sop_target); train with --task bert_sop_lm, or leave it "
+                f"out with {_MASKED_LM_ONLY}"
+            )
+        if self.masked_lm_only and "sop_target" in sample:
+            raise ValueError(
+                f"{NAME}: the criterion leaves the sentence order out, but the task gives it (sop_target); give both "
+                f"the same {_MASKED_LM_ONLY}"
             )
         masked = sample["target"].ne(self.padding_idx)
         order = {} if self.masked_lm_only else {"sentence_order": True}
@@ -92,7 +98,7 @@ class BertSopLoss(FairseqCriterion):
         if logits is None:
             raise ValueError(
                 f"{NAME}: {type(model).__name__} predicts no sentence order; take --arch dslm_bert or vanilla_bert, or "
-                "--masked-lm-only to leave it out"
+                f"leave it out with {_MASKED_LM_ONLY}"
             )
         loss = cross_entropy(logits, target, ignore_index=-100, reduction="sum")
         return loss, (logits.argmax(-1) == target).sum()
