@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from fairseq.data import Dictionary
 
+from .bert_wordpiece import SPECIAL
+
 # Symbols that no text has: fairseq fills dictionaries with the first, BERT's vocabulary has the second.
 _UNUSED = re.compile(r"madeupword\d{4}|\[unused\d+\]")
 
@@ -135,7 +137,17 @@ def special_symbols(dictionary: Dictionary, mask: int) -> np.ndarray:
 def replacements(dictionary: Dictionary, mask: int) -> np.ndarray:
     """Return the numbers of the symbols that may replace a token.
 
-    The original draws from the whole vocabulary; here without special symbols, ``<unk>`` included, and unused ones.
+    The original draws from the whole vocabulary; here without special symbols, ``<unk>`` and BERT's own included, and
+    unused ones.
+
+    Raises:
+        ValueError: there is no other symbol.
     """
-    own = range(dictionary.nspecial, len(dictionary))
-    return np.array([i for i in own if i != mask and not _UNUSED.fullmatch(dictionary[i])], dtype=np.int64)
+    own = ((i, dictionary[i]) for i in range(dictionary.nspecial, len(dictionary)) if i != mask)
+    found = [i for i, symbol in own if symbol not in SPECIAL and not _UNUSED.fullmatch(symbol)]
+    if not found:
+        raise ValueError(
+            f"the dictionary has {len(dictionary)} symbols, but no word that could replace a masked one: all are special "
+            "or unused; was dict.txt made from the text?"
+        )
+    return np.array(found, dtype=np.int64)

@@ -148,28 +148,47 @@ def test_full_samples_are_masked_up_to_the_budget():
         assert (target != PAD).sum() == 76
 
 
-def test_shares_of_masks_of_tokens_left_and_of_tokens_replaced():
+@pytest.mark.parametrize(("leave", "random"), [(0.1, 0.1), (0.3, 0.1)])
+def test_shares_of_masks_of_tokens_left_and_of_tokens_replaced(leave, random):
     """Within 3 standard errors: 300 samples of 76 masked tokens, seed 5."""
+    mask = masking(leave_prob=leave, random_prob=random)
     rng = np.random.default_rng(5)
     counts = np.zeros(3)
     replaced_by = np.zeros(len(DICTIONARY))
     for _ in range(300):
         tokens = np.array([BOS, *rng.choice(WORDS, 509), EOS, EOS])
-        source, target = masking()(tokens, STARTS(tokens), 509, rng)
+        source, target = mask(tokens, STARTS(tokens), 509, rng)
         chosen = target != PAD
         left, masked = (source == tokens)[chosen].sum(), (source == MASK)[chosen].sum()
         counts += [masked, left, chosen.sum() - masked - left]
         replaced_by += np.bincount(source[chosen & (source != tokens) & (source != MASK)], minlength=len(DICTIONARY))
     n, own = counts.sum(), len(WORDS) + len(PIECES)
     assert n == 300 * 76
-    by_chance = 0.1 / own  # replaced by itself
-    for count, share in zip(counts, (0.8, 0.1 + by_chance, 0.1 - by_chance), strict=True):
+    by_chance = random / own  # replaced by itself
+    for count, share in zip(counts, (1 - leave - random, leave + by_chance, random - by_chance), strict=True):
         assert abs(count / n - share) < 3 * np.sqrt(share * (1 - share) / n)
     # uniform over what is no special symbol and not unused; a word replaces itself unseen
     assert not replaced_by[[BOS, PAD, EOS, UNK, MASK, MASK - 1, MASK - 2]].any()
     for ids in (WORDS, PIECES):
-        expected = 0.1 * n * len(ids) / own
+        expected = random * n * len(ids) / own
         assert abs(replaced_by[list(ids)].sum() - expected) < 3 * np.sqrt(expected) + n * by_chance
+
+
+def test_no_symbol_of_berts_own_replaces_a_word():
+    """Those of a dictionary made of a raw vocab.txt."""
+    dictionary = Dictionary()
+    for symbol in ("[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "##s"):
+        dictionary.add_symbol(symbol)
+    mask = dictionary.add_symbol("<mask>")
+    assert [dictionary[i] for i in replacements(dictionary, mask)] == ["the", "##s"]
+
+
+def test_a_dictionary_without_words_is_refused():
+    dictionary = Dictionary()
+    dictionary.add_symbol("[unused0]")
+    mask = dictionary.add_symbol("<mask>")
+    with pytest.raises(ValueError, match="the dictionary has 6 symbols, but no word that could replace a masked one"):
+        replacements(dictionary, mask)
 
 
 def test_a_sample_of_special_symbols_only():
