@@ -185,6 +185,25 @@ def test_another_epoch_or_seed_is_another_draw(change):
     assert sum(same) < 5
 
 
+def test_epochs_of_the_same_samples_are_masked_cut_and_ordered_anew():
+    """Without short samples the runs of sentences are those of each epoch; all else is drawn again."""
+    data = dataset(LONG, short_seq_prob=0, mask_prob=0.3)
+    runs, orders, masks, swaps, cuts = [], [], [], [], []
+    for epoch in (1, 2):
+        data.set_epoch(epoch)
+        samples = [data[i] for i in range(100)]
+        runs.append(data.samples.starts)
+        orders.append(data.ordered_indices())
+        masks.append([tuple(np.flatnonzero(sample["target"] != PAD)) for sample in samples])
+        swaps.append([sample["sop_target"] for sample in samples])
+        cuts.append([int((sample["segment_ids"] == 0).sum()) for sample in samples])
+    assert np.array_equal(*runs)
+    assert np.mean(orders[0] == orders[1]) < 0.05
+    assert np.mean([a == b for a, b in zip(*masks, strict=True)]) < 0.2
+    assert 25 <= sum(a == b for a, b in zip(*swaps, strict=True)) <= 75  # half of them, within 5 standard errors
+    assert cuts[0] != cuts[1]
+
+
 def test_half_of_the_pairs_are_swapped_and_cuts_are_uniform():
     """Within 4 standard errors: samples of 5 sentences of 4 tokens, 400 of each of 5 epochs."""
     data = dataset(LONG, tokens_per_sample=23, short_seq_prob=0)

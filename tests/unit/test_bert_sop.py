@@ -160,8 +160,18 @@ def test_the_criterion_works_with_the_masked_lm_task_of_fairseq(data):
     model = Bigrams(len(task.source_dictionary), order=False)
     loss, _, log = criterion(task, masked_lm_only=True)(model, sample)
     assert float(loss) == pytest.approx(float(log["lm_sum"] / log["lm_tokens"]))
-    with pytest.raises(ValueError, match=r"the task gives no sentence order.*--task bert_sop_lm.*--masked-lm-only"):
+    with pytest.raises(
+        ValueError, match=r"the task gives no sentence order.*--task bert_sop_lm.*criterion\.masked_lm_only"
+    ):
         criterion(task)(model, sample)
+
+
+def test_a_criterion_that_leaves_out_the_order_of_the_task_is_refused(data):
+    task = make_task(data)
+    with pytest.raises(
+        ValueError, match=r"the task gives it .*--masked-lm-only .*task\.\w+ and criterion\.masked_lm_only"
+    ):
+        criterion(task, masked_lm_only=True)(Bigrams(len(task.source_dictionary)), batches(task)[0])
 
 
 def test_a_model_without_sentence_order_is_named(data):
@@ -239,6 +249,48 @@ def test_words_are_told_by_the_note_or_by_the_option(data, tmp_path):
     make_and_load(folder, word_kind=None)
     with pytest.raises(ValueError, match="no rule for the words of the tokenizer 'wrods'"):
         make_and_load(folder, word_kind="wrods")
+    for note, message in (("{", "is no JSON"), ("{}", "does not name the kind"), ("[]", "does not name the kind")):
+        (folder / "tokenizer.json").write_text(note)
+        with pytest.raises(ValueError, match=rf"data/tokenizer\.json {message}.*; make the folder again"):
+            make_and_load(folder, word_kind=None)
+
+
+@pytest.mark.parametrize(("end", "left"), [("bin", -2), ("bin", 0), ("idx", -8), ("idx", 12)])
+def test_files_that_are_cut_off_are_told_before_training(end, left, data, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    path = folder / f"train.{end}"
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(
+        ValueError, match=r"bert_sop_lm: .*data/train\.bin or .*data/train\.idx is cut off.*; copy both"
+    ):
+        make_and_load(folder)
+
+
+def test_folders_share_a_dictionary(data, tmp_path):
+    """One folder an epoch: their samples differ, their numbers mean the same."""
+    (tmp_path / "b").mkdir()
+    texts = {epoch: tmp_path / name for epoch, name in ((1, "a"), (2, "b"))}
+    shutil.copytree(data, texts[1])
+    shutil.copyfile(data / "dict.txt", texts[2] / "dict.txt")
+    for path in data.glob("valid.*"):
+        shutil.copyfile(path, texts[2] / path.name.replace("valid", "train"))
+    both = f"{texts[1]}:{texts[2]}"
+    task = make_task(both)
+    lengths = {}
+    for epoch in (1, 2, 3):
+        task.load_dataset("train", epoch=epoch)
+        lengths[epoch] = len(task.dataset("train").sentences)
+    assert lengths[1] == lengths[3] != lengths[2]
+    lines = (data / "dict.txt").read_text().splitlines(keepends=True)
+    (texts[2] / "dict.txt").write_text("".join([lines[1], lines[0], *lines[2:]]))
+    with pytest.raises(
+        ValueError, match=r"bert_sop_lm: .*b/dict\.txt and .*a/dict\.txt have different symbols.*--like"
+    ):
+        make_task(both)
+    (texts[2] / "dict.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no .*b/dict\.txt"):
+        make_task(both)
 
 
 def test_pieces_of_a_word_are_masked_together(tmp_path):
