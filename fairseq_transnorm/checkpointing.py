@@ -1,6 +1,6 @@
 """Runs that survive a kill: whole checkpoints, and the same numbers after going on.
 
-Four functions of fairseq are replaced when the package is imported, since no option or hook reaches them for all
+Five functions of fairseq are replaced when the package is imported, since no option or hook reaches them for all
 commands (read in ve-fairseq 0.12.3):
 
 * ``PathManager.copy``. A checkpoint is written under a temporary name and renamed, but then copied over
@@ -15,6 +15,8 @@ commands (read in ve-fairseq 0.12.3):
 * ``checkpoint_utils.torch_persistent_save``. Some metrics, such as Matthews correlation, are numpy's numbers, which get
   into the checkpoint as its score and which torch's safe loader then refuses. Here they become Python's.
 * ``load_checkpoint_to_cpu``. For a truncated file torch says ``[Errno 22] Invalid argument`` and no name.
+* ``Trainer.load_checkpoint``. The state of the task is saved, but never read again. Here a task with ``check_state`` is
+  shown it before anything else is taken from the checkpoint, also from that of a pretraining (--finetune-from-model).
 
 Checkpoints written with ``--write-checkpoints-asynchronously`` stay as fairseq writes them: not protected.
 """
@@ -25,6 +27,7 @@ import os
 import shutil
 import zipfile
 from collections import OrderedDict
+from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -34,11 +37,14 @@ from fairseq import checkpoint_utils
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.file_io import PathManager
 from fairseq.tasks import FairseqTask
+from fairseq.trainer import Trainer
 
 _fairseq_copy = PathManager.copy
 _fairseq_iterator = FairseqTask.get_batch_iterator
 _fairseq_save = checkpoint_utils.torch_persistent_save
 _fairseq_load = checkpoint_utils.load_checkpoint_to_cpu
+_fairseq_resume = Trainer.load_checkpoint
+_training = ContextVar[Any]("task of the trainer that is loading a checkpoint", default=None)
 
 
 def copy_atomically(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
@@ -91,15 +97,29 @@ def load_checkpoint_to_cpu(path: str, *args: Any, **kwargs: Any) -> Any:
     """Load a checkpoint as fairseq does.
 
     Raises:
-        ValueError: the file is truncated or no checkpoint; the message names it and those beside it.
+        ValueError: the file is truncated or no checkpoint; the message names it and those beside it. Or the task to be
+            trained does not fit it.
     """
     try:
-        return _fairseq_load(path, *args, **kwargs)
+        state = _fairseq_load(path, *args, **kwargs)
     except Exception as error:
         # torch writes zip archives, whose list of contents stands at the end: a cut file has none.
         if not os.path.isfile(path) or zipfile.is_zipfile(path):
             raise
         raise ValueError(_truncated(Path(path))) from error
+    if hasattr(task := _training.get(), "check_state"):
+        task.check_state(state.get("task_state") or {}, path)
+    return state
+
+
+@wraps(_fairseq_resume)
+def resume(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+    """Load a checkpoint into a trainer as fairseq does, if its task agrees."""
+    token = _training.set(self.task)
+    try:
+        return _fairseq_resume(self, *args, **kwargs)
+    finally:
+        _training.reset(token)
 
 
 def _truncated(path: Path) -> str:
@@ -114,3 +134,4 @@ def protect() -> None:
     FairseqTask.get_batch_iterator = get_batch_iterator
     checkpoint_utils.torch_persistent_save = torch_persistent_save
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+    Trainer.load_checkpoint = resume

@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 
 from ..data.folder import NOTE, read_note
 from ..data.glue import TASKS
+from ..tasks.kept_dictionary import DICTIONARY, symbols_sha256
 from .checkpoints import read_state
 from .commands import run_command
 
@@ -89,11 +90,13 @@ def _check_parts(data: Path, inputs: int, regression: bool, splits: Sequence[str
 def check_dictionary(path: Path, state: Mapping[str, Any], data: Path) -> None:
     """Raise ValueError when a checkpoint belongs to another dictionary than the task's.
 
-    Their sizes are compared, and their symbols where the data folder of the pretraining is still there.
+    Their sizes are compared, then the hashes of their symbols; of a checkpoint without a hash the symbols, where the
+    data folder of the pretraining is still there.
     """
     weights, theirs = state["model"], Path(str(state["cfg"].task.data).split(os.pathsep)[0]) / "dict.txt"
+    noted = (state.get("task_state") or {}).get(DICTIONARY)
     dictionary = Dictionary.load(str(data / "input0" / "dict.txt"))
-    if theirs.is_file() and Dictionary.load(str(theirs)).symbols != dictionary.symbols:
+    if noted is None and theirs.is_file() and Dictionary.load(str(theirs)).symbols != dictionary.symbols:
         raise ValueError(
             f"dictionary mismatch: {path} was trained with {theirs}, {data}/input0/dict.txt has other symbols or "
             "another order; prepare the task with --like the data folder of the pretraining"
@@ -104,6 +107,11 @@ def check_dictionary(path: Path, state: Mapping[str, Any], data: Path) -> None:
         raise ValueError(
             f"dictionary mismatch: {path} was trained with {trained[0]} symbols, {data}/input0/dict.txt (with <mask>) "
             f"has {len(dictionary)}; prepare the task with --like the data folder of the pretraining"
+        )
+    if noted not in (None, symbols_sha256(dictionary)):
+        raise ValueError(
+            f"dictionary mismatch: {path} was trained with other symbols, or in another order, than those of "
+            f"{data}/input0/dict.txt; prepare the task with --like the data folder of the pretraining"
         )
 
 

@@ -19,6 +19,7 @@ from ..data.sentence_pairs import SentencePairs
 from ..data.tokenizers import KINDS
 from ..data.word_masking import WordMasking, replacements, special_symbols
 from ..data.word_pieces import continues_word, word_starts
+from .kept_dictionary import KeptDictionary
 
 NAME = "bert_sop_lm"  # in messages
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class BertSopLMConfig(FairseqDataclass):
 
 
 @register_task("bert_sop_lm", dataclass=BertSopLMConfig)
-class BertSopLMTask(FairseqTask):
+class BertSopLMTask(KeptDictionary, FairseqTask):
     """Pretraining on documents; :mod:`fairseq_transnorm.data.sentence_pairs` shows a sample.
 
     The data folder is what fairseq-preprocess makes of a text with one sentence a line and an empty line after each

@@ -13,6 +13,7 @@ from omegaconf import II, MISSING, OmegaConf, open_dict
 from torch import Tensor
 
 from ..data.labelled_pairs import PairDataset
+from .kept_dictionary import KeptDictionary
 
 
 @dataclass
@@ -35,7 +36,7 @@ class DslmSentencePredictionConfig(DslmSentenceConfig):
 
 
 @register_task("dslm_sentence_prediction", dataclass=DslmSentencePredictionConfig)
-class DslmSentencePredictionTask(SentencePredictionTask):
+class DslmSentencePredictionTask(KeptDictionary, SentencePredictionTask):
     """As fairseq's ``sentence_prediction``, with its criterion, but for how examples are joined and cut.
 
     The folder has ``input0``, for pairs ``input1``, and ``label``; preprocessing/glue.py --dslm makes it. Premise
