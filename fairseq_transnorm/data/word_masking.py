@@ -147,7 +147,7 @@ def replacements(dictionary: Dictionary, mask: int) -> np.ndarray:
     found = [i for i, symbol in own if symbol not in SPECIAL and not _UNUSED.fullmatch(symbol)]
     if not found:
         raise ValueError(
-            f"the dictionary has {len(dictionary)} symbols, but no word that could replace a masked one: all are special "
-            "or unused; was dict.txt made from the text?"
+            f"the dictionary has {len(dictionary)} symbols, but no word that could replace a masked one: all are "
+            "special or unused; was dict.txt made from the text?"
         )
     return np.array(found, dtype=np.int64)

@@ -192,7 +192,8 @@ def load_sentences(path: Path, dictionary: Dictionary, combine: bool) -> Any:
                 part[len(part) - 1]  # fairseq itself would notice only in the midst of training
     except (ValueError, AssertionError, struct.error) as error:
         raise ValueError(
-            f"{NAME}: {path}.bin or {path}.idx is cut off or damaged ({error}); copy both again, or make the folder again"
+            f"{NAME}: {path}.bin or {path}.idx is cut off or damaged ({error}); copy both again, or make the folder "
+            "again"
         ) from None
     return sentences
 
