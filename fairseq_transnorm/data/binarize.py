@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .lines import SPLITS
 from .tokenizers import Tokenization
 
 NOTE_VERSION = 1
+_SPECIAL = {"<s>", "<pad>", "</s>", "<mask>"}  # what a reader of documents puts there itself
 _BYTES_PER_WORKER = 1 << 16  # of the smallest split; fairseq cuts files by bytes, which must hold whole lines
 
 
@@ -85,7 +86,8 @@ def build(
     Raises:
         FileExistsError: ``out`` is there.
         BlockingIOError: another process is making ``out``.
-        ValueError: an option does not fit the corpus, or a split is empty.
+        ValueError: an option does not fit the corpus, a split is empty, or documents have special symbols in their
+            text.
         ImportError: a package is missing.
         OSError: files of GPT-2 cannot be fetched.
         RuntimeError: fairseq-preprocess failed.
@@ -154,6 +156,8 @@ def _fill(
         for split in SPLITS:
             say(f"encoding {split}: {note['splits'][split]['words']:,} words")
             counts[split] = encoder.file(texts / f"{split}.txt", tokens / split)
+            if corpus.documents and (special := _SPECIAL & counts[split].keys()):
+                _refuse(special, tokens / split)
     flags = _dictionary_flags(tokenization, folder, counts["train"], ready)
     say("fairseq-preprocess")
     preprocess({split: tokens / split for split in SPLITS}, folder, workers, flags)
@@ -192,6 +196,18 @@ def _write_text(lines: Iterable[str], path: Path, split: str, documents: bool) -
         raise ValueError(f"the {split} split is empty: it has no line with text")
     facts = {"lines": count, "words": words, "characters": characters, "sha256": file_sha256(path)}
     return facts | {"documents": blank} if documents else facts
+
+
+def _refuse(special: Set[str], path: Path) -> None:
+    """Raise ValueError for the first line of an encoded file that has one of these symbols."""
+    with open(path, encoding="utf-8", newline="\n") as lines:
+        for number, line in enumerate(lines, start=1):
+            if found := sorted(special.intersection(line.split())):
+                raise ValueError(
+                    f"the {path.name} split, line {number} (empty lines counted): {found[0]} in the text would be read "
+                    "as the special symbol; remove it, or take a tokenizer that cuts it up (words without --pre-split, "
+                    "wordpiece)"
+                )
 
 
 def _dictionary_flags(tokenization: Tokenization, folder: Path, counts: Counter[str], ready: Path | None) -> list[str]:

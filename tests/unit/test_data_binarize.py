@@ -199,6 +199,25 @@ def test_documents(tmp_path):
     assert dataset.sizes.tolist() == [3, 2, 1, 2, 1], "a lone </s> after each document"
 
 
+@pytest.mark.parametrize("symbol", ["<s>", "<pad>", "</s>", "<mask>"])
+def test_documents_with_special_symbols_in_their_text_are_refused(symbol, tmp_path):
+    lines = {"train": ["a b", "", f"c {symbol} d", ""], "valid": ["a", ""], "test": ["b", ""]}
+    corpus = Corpus("special", lines.__getitem__, documents=True, pre_split=True)
+    with pytest.raises(
+        ValueError, match=rf"the train split, line 3 .*: {symbol} in the text would be read as the special"
+    ):
+        build(corpus, tmp_path / "data", WORDS)
+    assert not any(tmp_path.iterdir())
+
+
+def test_documents_may_have_unknown_words_and_cut_symbols(tmp_path):
+    lines = {"train": ["a <unk> b", "", "c"], "valid": ["a", ""], "test": ["b", ""]}
+    build(Corpus("unknown", lines.__getitem__, documents=True, pre_split=True), tmp_path / "data", WORDS)
+    lines["train"] = ["a </s> b <mask>", ""]
+    note = build(Corpus("cut", lines.__getitem__, documents=True), tmp_path / "cut", WORDS)
+    assert note["splits"]["train"]["tokens"] == 9 + 2, "a < / s > b < mask >"
+
+
 def test_note_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json: .* was not made by the scripts in preprocessing/"):
         read_note(tmp_path)
