@@ -76,7 +76,7 @@ def main() -> None:
         parser.error(f"--split-by {args.split_by} does not go with --documents, which are dealt one by one")
     if args.file is not None:
         block = 1 if args.documents or args.split_by == "lines" else args.block_lines
-        corpus = one_file(args.file, options.shares(parser, args.split), block, args.seed, args.documents)
+        corpus = one_file(args.file, options.shares(parser, args.split, total=100), block, args.seed, args.documents)
     else:
         if len({path.resolve() for path in files.values()}) < len(files):
             parser.error("--train, --valid and --test name the same file twice")

@@ -86,6 +86,18 @@ def ranking(names: Iterable[str], seed: int) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
 
 
+def check_shares(shares: Sequence[float], total: float | None = None) -> None:
+    """Check the shares of train, valid and test.
+
+    Raises:
+        ValueError: not three finite numbers above 0, or they do not sum to ``total``.
+    """
+    fit = len(shares) == 3 and all(math.isfinite(share) and share > 0 for share in shares)
+    if not fit or (total is not None and abs(sum(shares) - total) > 1e-6):
+        wanted = "such as 980,10,10" if total is None else f"that sum to {total:g}"
+        raise ValueError(f"--split {','.join(f'{share:g}' for share in shares)}: give three shares above 0, {wanted}")
+
+
 def share_out(count: int, shares: Sequence[float], what: str) -> dict[str, range]:
     """Cut 0 to ``count`` into train, valid and test, in this order; valid and test are rounded, train has the rest.
 
@@ -95,10 +107,9 @@ def share_out(count: int, shares: Sequence[float], what: str) -> dict[str, range
         what: is counted, for messages.
 
     Raises:
-        ValueError: not three positive shares, or a split that would be empty.
+        ValueError: as :func:`check_shares` does, or a split that would be empty.
     """
-    if len(shares) != 3 or not min(shares) > 0 or not math.isfinite(sum(shares)):
-        raise ValueError(f"--split {','.join(f'{s:g}' for s in shares)}: give three shares above 0, such as 980,10,10")
+    check_shares(shares)
     valid, test = (round(count * share / sum(shares)) for share in shares[1:])
     train = count - valid - test
     for split, size in zip(SPLITS, (train, valid, test), strict=True):
@@ -123,10 +134,9 @@ def deal(count: int, percent: Sequence[float], block: int, seed: int, what: str 
         Split -> indices of its blocks, for valid and test. Block b holds the lines b * block to (b + 1) * block - 1.
 
     Raises:
-        ValueError: shares that do not sum to 100, or a split that would be empty.
+        ValueError: as :func:`check_shares` does, or a split that would be empty.
     """
-    if len(percent) != 3 or min(percent) < 0 or abs(sum(percent) - 100) > 1e-6:
-        raise ValueError(f"--split {','.join(f'{p:g}' for p in percent)}: give three shares that sum to 100")
+    check_shares(percent, total=100)
     if block < 1:
         raise ValueError(f"--block-lines {block}: at least 1")
     blocks = -(-count // block)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from . import sentences
 from .binarize import Corpus, build, check
-from .lines import SPLITS
+from .lines import SPLITS, check_shares
 from .tokenizers import DEFAULT_VOCAB_SIZE, DICTIONARIES, KINDS, Tokenization
 
 
@@ -110,12 +112,18 @@ def add_sentences(parser: argparse.ArgumentParser, default: str, when: str = "")
     )
 
 
-def shares(parser: argparse.ArgumentParser, text: str) -> list[float]:
-    """Shares of the splits as --split gives them."""
+def shares(parser: argparse.ArgumentParser, text: str, total: float | None = None) -> list[float]:
+    """Shares of the splits as --split gives them, before the text is read; ``total`` is what they must sum to, if any.
+
+    Raises:
+        ValueError: as :func:`fairseq_transnorm.data.lines.check_shares` does.
+    """
     try:
-        return [float(share) for share in text.split(",")]
+        found = [float(share) for share in text.split(",")]
     except ValueError:
         parser.error(f"--split {text}: three numbers such as {parser.get_default('split')}")
+    check_shares(found, total)
+    return found
 
 
 def add_max_bad(parser: argparse.ArgumentParser, what: str) -> None:
@@ -225,12 +233,22 @@ def say(text: str) -> None:
 def run(main: Callable[[], None]) -> int:
     """Call ``main`` and turn what a user can mend into one line and an exit code; our own mistakes show in full."""
     logging.getLogger("fairseq").setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         say(f"{os.path.basename(sys.argv[0])}: error: {error}")
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         say("interrupted; nothing half-made was left")
-        return 130
+        return 128 + (signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT)
     return 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as schedulers and time limits send it; what is half-made goes as after Ctrl-C."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a second one must not end the cleaning up
+    raise _Terminated

@@ -60,13 +60,15 @@ def test_deal_covers_every_block_once(count, block, seed):
 @pytest.mark.parametrize(
     ("count", "percent", "block", "message"),
     [
-        (100, (80, 10, 5), 1, "three shares that sum to 100"),
-        (100, (110, -5, -5), 1, "three shares that sum to 100"),
-        (100, (80, 20), 1, "three shares that sum to 100"),
+        (100, (80, 10, 5), 1, "--split 80,10,5: give three shares above 0, that sum to 100"),
+        (100, (110, -5, -5), 1, "--split 110,-5,-5: give three shares above 0"),
+        (100, (80, 20), 1, "--split 80,20: give three shares above 0"),
+        (100, (80, float("nan"), 20), 1, "--split 80,nan,20: give three shares above 0"),
+        (100, (90, 10, 0), 1, "--split 90,10,0: give three shares above 0"),
         (100, (80, 10, 10), 0, "at least 1"),
         (10, (90, 5, 5), 10, "10 lines in 1 blocks of 10: the valid split would be empty"),
-        (100, (90, 10, 0), 1, "the test split would be empty"),
-        (100, (0, 50, 50), 1, "the train split would be empty"),
+        (100, (98.9, 1, 0.1), 1, "the test split would be empty"),
+        (100, (0.1, 50, 49.9), 1, "the train split would be empty"),
     ],
 )
 def test_impossible_splits(count, percent, block, message):
