@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterator
 
 from .binarize import Corpus
+from .lines import document_lines
 
 TOPICS = 8
 WORDS = 8  # of a topic
@@ -44,9 +45,7 @@ def corpus(train: int, valid: int, seed: int) -> Corpus:
             raise ValueError(f"{option} {size}: at least 1 sequence")
 
     def lines(split: str) -> Iterator[str]:
-        for sequence in sequences(sizes[split], f"{seed}/{split}"):
-            yield sequence
-            yield ""
+        return document_lines([sequence] for sequence in sequences(sizes[split], f"{seed}/{split}"))
 
-    about = {"documents": True, "seed": seed, "topics": TOPICS, "words_of_a_topic": WORDS, "sequence_words": LENGTH}
-    return Corpus("topics", lines, pre_split=True, keep_text=False, about=about)
+    about = {"seed": seed, "topics": TOPICS, "words_of_a_topic": WORDS, "sequence_words": LENGTH}
+    return Corpus("topics", lines, pre_split=True, documents=True, keep_text=False, about=about)

@@ -18,6 +18,7 @@ def test_the_folder_holds_documents_of_one_sequence_of_one_topic(tmp_path):
     assert "72 symbols" in output  # 64 words, fairseq's four, and four to fill up
     note = read_note(tmp_path / "data")
     assert (note["kind"], note["documents"], note["seed"], note["splits"]["valid"]["lines"]) == ("words", True, 1, 40)
+    assert [facts["documents"] for facts in note["splits"].values()] == [200, 20, 20]
     dictionary = Dictionary.load(str(tmp_path / "data/dict.txt"))
     lines = data_utils.load_indexed_dataset(str(tmp_path / "data/train"), dictionary)
     text = [dictionary.string(lines[i]).split() for i in range(len(lines))]
