@@ -17,6 +17,8 @@ train_bert() {
     max_update=$(flag --max-update 488281 "$@")
     check_number --max-update "$max_update"
     warmup=$(((max_update + 99) / 100))
+    # shellcheck disable=SC2034  # for train_recipe
+    local valid_sequences=12800 # 50 batches of 256, as in the original: not a whole split every 4000 updates
     # shellcheck disable=SC2034,SC2154  # both are shared with other scripts
     recipe=(
         --task bert_sop_lm --criterion bert_sop --tokens-per-sample 512 --arch "$arch" ${model_flags[@]+"${model_flags[@]}"}

@@ -158,7 +158,8 @@ plan_workers() {
 }
 
 # plan_batch SEQUENCES BATCH FLAGS...: BATCH_SIZE or --batch-size sequences a process, else BATCH, else its share of all;
-# --update-freq makes up the rest. Sets batch_flags. Call plan_workers first.
+# --update-freq makes up the rest. Sets batch_flags. Call plan_workers first. The sequences of each validation are
+# bounded by valid_sequences, when it is set.
 plan_batch() {
     local sequences=$1 default=$2 batch tokens room freq size most='' fits=()
     shift 2
@@ -192,6 +193,12 @@ plan_batch() {
     # With its default of 8 the last flag has ve-fairseq leave out the last batch of each epoch and of each validation.
     # shellcheck disable=SC2034  # for the script that sources this
     batch_flags=(--batch-size "$batch" --update-freq "$freq" --required-batch-size-multiple 1)
+    if [[ -n ${valid_sequences-} ]]; then
+        size=$(flag --batch-size-valid "$(flag --max-sentences-valid "$batch" "$@")" "$@")
+        check_number --batch-size-valid "$size"
+        # fairseq stops after one batch more than it is told
+        batch_flags+=(--max-valid-steps $(((valid_sequences - 1) / (size * world_size))))
+    fi
     if ((main_process)) && [[ $freq =~ ^[0-9]+$ ]]; then # else a list, one number an epoch
         sequences=$((batch * world_size * freq))
         printf 'Batch: %d sequences x %s%d tokens = %s%d tokens per update' \

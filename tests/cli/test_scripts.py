@@ -1,5 +1,6 @@
 """What scripts/train_alm.sh asks of fairseq on different machines, and how it ends."""
 
+import json
 import os
 import shutil
 import signal
@@ -100,6 +101,22 @@ def test_the_user_s_flags_come_last_and_a_batch_of_their_own_is_told(tiny_lm_dat
     assert not (tmp_path / "run").exists(), "DRY_RUN made something"
 
 
+@pytest.mark.parametrize(
+    ("env", "flags", "steps"),
+    [
+        ({}, [], 1600),
+        ({"NPROC": 2, "BATCH_SIZE": 16}, [], 400),
+        ({"BATCH_SIZE": 3, "SEQUENCES": 6}, [], 4267),
+        ({}, ["--batch-size-valid", 256], 50),
+    ],
+)
+def test_validation_of_a_pretraining_reads_as_many_sequences_on_every_machine(env, flags, steps, tiny_lm_data):
+    """50 batches of 256; fairseq does one step more than it is told."""
+    env = {"DRY_RUN": 1, "GPUS": 0, "BATCH_SIZE": ""} | env
+    output = run_cli("scripts/train_dslm_bert.sh", tiny_lm_data, *flags, env=env).stdout
+    assert f"--max-valid-steps {steps - 1} " in output
+
+
 def test_help_is_the_comment_of_the_script(tiny_lm_data):
     tuning = [f"finetune_{task}" for task in ("glue", "mnli", "qqp", "race")]
     for script in ("train_alm", "eval_alm", "generate", "train_blm", "eval_blm", *tuning):
@@ -183,3 +200,27 @@ def test_stopping_the_script_stops_its_processes(sent, processes, tiny_lm_data, 
         if someone_left(script.pid):
             os.killpg(script.pid, signal.SIGKILL)
         script.wait()
+
+
+def test_a_fine_tuning_does_not_go_on_with_other_data(tmp_path):
+    def note(start="a.pt", seed=1, **facts):
+        script = 'source _run.sh; source _finetune.sh; task=$2 metric=accuracy facts=$5; note_run "$1" "$3" "$4"'
+        arguments = [tmp_path / "run", "MNLI", start, seed, json.dumps({"rows": {"train": 2}} | facts)]
+        command = ["bash", "-c", script, "-", *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT / "scripts", env=cli_env(), capture_output=True, text=True)
+
+    assert note().returncode == 0
+    path = tmp_path / "run/finetune.json"
+    old = {"task": "MNLI", "metric": "accuracy", "start": "a.pt", "seed": 1, "rows": {"train": 2}}
+    assert json.loads(path.read_text()) == old
+    assert note(dictionary_sha256="1", data_sha256="2").returncode == 0, "an older note tells less"
+    whole = path.read_text()
+    assert json.loads(whole) == old | {"dictionary_sha256": "1", "data_sha256": "2"}
+    for change in ({"data_sha256": "3"}, {"dictionary_sha256": "x"}, {"seed": 2}, {"start": "b.pt"}):
+        ((key, value),) = change.items()
+        result = note(**change)
+        assert result.returncode == 1
+        assert f"{tmp_path}/run is of another fine-tuning: {key} " in result.stderr
+        assert f"there, {value} now\nerror: give another SAVE_DIR" in result.stderr
+    assert path.read_text() == whole
+    assert [found.name for found in path.parent.iterdir()] == ["finetune.json"]
