@@ -2,7 +2,7 @@
 # What the fine-tuning scripts share.  Source this file after _run.sh.
 #
 #   about_task TASK DATA PRETRAINED ARCH   data, pretrained, and what its folder and the checkpoint say of TASK ->
-#                                          task, metric, subsets, rows, flags; ARCH is that of random weights
+#                                          task, metric, subsets, facts, flags; ARCH is that of random weights
 #   finetune SAVE_DIR N "$@"               note what is trained from where, then train with the flags in `recipe`
 #   finetune_dslm TASK EPOCHS WARMUP N "$@"   all of it, by the recipe of DeepScaleLM
 #
@@ -17,7 +17,7 @@ about_task() {
     lines=$(python -m fairseq_transnorm.measure.fine_tuning "$1" "$data" ${model[@]+"${model[@]}"}) || exit 1
     mapfile -t told <<<"$lines"
     # shellcheck disable=SC2034  # for the scripts that source this
-    task=${told[0]} metric=${told[1]} subsets=${told[2]} rows=${told[3]} flags=("${told[@]:4}")
+    task=${told[0]} metric=${told[1]} subsets=${told[2]} facts=${told[3]} flags=("${told[@]:4}")
     if [[ $pretrained == none ]]; then
         flags+=(--arch "$arch")
     else
@@ -25,8 +25,9 @@ about_task() {
     fi
 }
 
+# shellcheck disable=SC2154  # seed is of the script that sources this
 finetune() {
-    local start note sequences=$2
+    local start sequences=$2
     SAVE_DIR=$(flag --save-dir "${SAVE_DIR:-$1}" "${@:3}")
     if [[ ${DRY_RUN:-0} != 1 ]]; then # for the table of results
         start=$pretrained
@@ -35,26 +36,29 @@ finetune() {
         else
             start=$(cd "$(dirname "$pretrained")" && pwd)/$(basename "$pretrained")
         fi
-        note=$(python -c 'if 1:
-            import json, sys
-            note = dict(zip(("task", "metric", "start", "rows"), sys.argv[1:]))
-            print(json.dumps(note | {"rows": json.loads(note["rows"])}))' "$task" "$metric" "$start" "$rows")
-        if [[ -e $SAVE_DIR/finetune.json ]] && ! _same_start "$SAVE_DIR/finetune.json" "$note"; then
-            die "$SAVE_DIR is of another fine-tuning, $(<"$SAVE_DIR/finetune.json"); give another SAVE_DIR"
-        fi
-        mkdir -p "$SAVE_DIR"
-        printf '%s\n' "$note" >"$SAVE_DIR/.finetune.json.$$"
-        mv "$SAVE_DIR/.finetune.json.$$" "$SAVE_DIR/finetune.json"
+        note_run "$SAVE_DIR" "$start" "$seed"
     fi
     train_recipe "$SAVE_DIR" "$sequences" "" "$data" "${@:3}"
 }
 
-# The numbers of rows are left out: runs of before they were noted go on.
-_same_start() {
-    local old
-    old=$(<"$1")
-    old=${old%\}}
-    [[ ${old%%, \"rows\"*} == "${2%%, \"rows\"*}" ]]
+# note_run FOLDER START SEED: write FOLDER/finetune.json, unless it is of other data, weights or another seed.
+note_run() {
+    python - "$1" "$task" "$metric" "$2" "$3" "$facts" <<'EOF' || die "give another SAVE_DIR"
+import json, os, sys
+from pathlib import Path
+
+folder, task, metric, start, seed, facts = sys.argv[1:]
+note = {"task": task, "metric": metric, "start": start, "seed": int(seed), **json.loads(facts)}
+path = Path(folder, "finetune.json")
+old = json.loads(path.read_text()) if path.exists() else {}
+# a run of an older version, which noted less, goes on
+if other := [f"{key} {old[key]} there, {note[key]} now" for key in note if key in old and old[key] != note[key]]:
+    sys.exit(f"{folder} is of another fine-tuning: {'; '.join(other)}")
+path.parent.mkdir(parents=True, exist_ok=True)
+temporary = path.with_name(f".{path.name}.{os.getpid()}")
+temporary.write_text(json.dumps(old | note) + "\n")
+temporary.replace(path)
+EOF
 }
 
 # finetune_dslm TASK EPOCHS WARMUP N DATA PRETRAINED FLAGS...: WARMUP percent of the updates, N examples an update.
@@ -76,7 +80,7 @@ finetune_dslm() {
         die "--update-freq changes the batch, from which the number of updates follows; give SEQUENCES=... instead," \
             "or --max-update as well"
     fi
-    [[ $rows =~ \"train\":\ ([0-9]+) ]]
+    [[ $facts =~ \"train\":\ ([0-9]+) ]]
     most=$(((BASH_REMATCH[1] + sequences - 1) / sequences)) # updates an epoch
     most=$(flag --max-update $((most * epochs)) "$@")
     check_number --max-update "$most"

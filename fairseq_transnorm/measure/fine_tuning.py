@@ -1,13 +1,15 @@
 """``python -m fairseq_transnorm.measure.fine_tuning TASK DATA [CHECKPOINT]``: what a fine-tuning must be told.
 
 Prints, one a line: the task's name, the metric by which its best checkpoint is chosen, the splits to validate on (with
-commas between), the examples of each split (JSON), then flags of fairseq-train: those of the task, and those that build
-the checkpoint's model again.
+commas between), what tells these data from others (JSON: the examples of each split, and hashes of the dictionary and
+of the folder's note), then flags of fairseq-train: those of the task, and those that build the checkpoint's model
+again.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -22,6 +24,7 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
 from omegaconf import OmegaConf
 
+from ..data.fetch import file_sha256
 from ..data.folder import NOTE, read_note
 from ..data.glue import TASKS
 from ..tasks.kept_dictionary import DICTIONARY, symbols_sha256
@@ -33,13 +36,17 @@ PROG = "fine_tuning"
 
 @dataclass(frozen=True)
 class FineTuning:
-    """A task of a data folder: name, metric of its best checkpoint, splits to validate on, examples a split, flags."""
+    """A task of a data folder: name, metric of its best checkpoint, splits to validate on, examples a split, flags.
+
+    ``hashes`` are those of the dictionary and, where there is one, of the note.
+    """
 
     task: str
     metric: str
     subsets: list[str]
     rows: dict[str, int]
     flags: list[str]
+    hashes: dict[str, str]
 
 
 def fine_tuning(task: str, data: str | Path) -> FineTuning:
@@ -74,7 +81,15 @@ def fine_tuning(task: str, data: str | Path) -> FineTuning:
     splits = ["train", *subsets]
     _check_parts(data, inputs, "--regression-target" in flags, splits)
     rows = {split: len(data_utils.load_indexed_dataset(str(data / "input0" / split))) for split in splits}
-    return FineTuning(name, metric, subsets, rows, flags)
+    return FineTuning(name, metric, subsets, rows, flags, _hashes(data))
+
+
+def _hashes(data: Path) -> dict[str, str]:
+    hashes = {"dictionary_sha256": file_sha256(data / "input0/dict.txt")}
+    if (data / NOTE).is_file():
+        facts = {key: value for key, value in read_note(data).items() if key != "made_by"}
+        hashes["data_sha256"] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return hashes
 
 
 def _check_parts(data: Path, inputs: int, regression: bool, splits: Sequence[str]) -> None:
@@ -174,7 +189,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_dictionary(options.checkpoint, state, options.data)
         check_segments(options.checkpoint, state, options.data, found)
         flags = [*flags, *model_flags(options.checkpoint, state["cfg"].model)]
-    print("\n".join([found.task, found.metric, ",".join(found.subsets), json.dumps(found.rows), *flags]))
+    facts = {"rows": found.rows, **found.hashes}
+    print("\n".join([found.task, found.metric, ",".join(found.subsets), json.dumps(facts), *flags]))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 
 from fairseq_transnorm import USER_DIR
 from fairseq_transnorm.data.binarize import Corpus, build
+from fairseq_transnorm.data.fetch import file_sha256
 from fairseq_transnorm.data.tokenizers import Tokenization
 from fairseq_transnorm.measure import fine_tuning, masked_perplexity
 from fairseq_transnorm.measure.checkpoints import load_run, read_state
@@ -221,7 +222,8 @@ def test_a_classification_and_the_table(similarity, tiny_lm_data, trained_blm, t
     # both load the pretrained model, and the correlation is that of the predictions of both
     output = fine_tune("CoLA", data, trained_blm, tmp_path / "run", "--max-update", 8, processes=2)
     assert "(8 sequences in each of 2 processes, 1 times)" in output
-    note = {"task": "CoLA", "metric": "mcc", "start": str(trained_blm), "rows": ROWS}
+    note = {"task": "CoLA", "metric": "mcc", "start": str(trained_blm), "seed": 1, "rows": ROWS}
+    note["dictionary_sha256"] = file_sha256(tiny_lm_data / "dict.txt")
     assert json.loads((tmp_path / "run/finetune.json").read_text()) == note
     other = fine_tune("CoLA", data, "none", tmp_path / "run", check=False)
     assert "is of another fine-tuning" in other, "it began from other weights"
@@ -274,7 +276,7 @@ def test_a_task_that_cannot_be_trained_is_refused(tiny_lm_data, trained_blm, tmp
     with pytest.raises(FileNotFoundError, match=r"lacks input1/valid\.idx; it has: input0, input1, label"):
         fine_tuning.fine_tuning("RTE", data)
     (data / "tokenizer.json").write_text(
-        json.dumps({"task": "MNLI", "metric": "accuracy", "inputs": 2, "train_args": []})
+        json.dumps({"kind": "words", "task": "MNLI", "metric": "accuracy", "inputs": 2, "train_args": []})
     )
     with pytest.raises(ValueError, match="holds the task MNLI, not RTE"):
         fine_tuning.fine_tuning("RTE", data)
