@@ -65,11 +65,14 @@ def test_it_learns_words_and_orders_and_validates_on_the_same_masks(uninterrupte
     assert found["micro_ppl"] != rows[-1]["valid_micro_ppl"], "which depends on the batches"
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(uninterrupted, documents, tmp_path):
+def test_a_stopped_run_goes_on_bit_for_bit_and_checkpointed_activations_change_nothing(
+    uninterrupted, documents, tmp_path
+):
     expected = losses(uninterrupted)
     first_epoch = int(log_rows(uninterrupted, "valid_loss")[0]["valid_num_updates"])
     stop = first_epoch + 4
-    train(documents, tmp_path, stop, "--update-freq", 2, "--num-workers", 2)
+    train(documents, tmp_path, stop, "--update-freq", 2, "--num-workers", 2, "--checkpoint-activations")
+    assert losses(tmp_path) == {update: expected[update] for update in range(1, stop + 1)}
     output = train(documents, tmp_path, UPDATES, "--update-freq", 2, "--num-workers", 2)
     assert f"(epoch 2 @ {stop} updates)" in output.partition("begin training")[0]
     assert losses(tmp_path) == expected
