@@ -20,6 +20,7 @@ from ..data.synthetic import made_up_dictionary, zipf_pairs
 from ..models.dslm.bert import DeepBert, ffn_dim, residual_weights_of, stds_of
 from ..models.dslm.config import DeepBertConfig
 from ..tasks.bert_sop_lm import BertSopLMConfig, BertSopLMTask
+from ..theory.blocks import ACTIVATIONS
 from ..theory.propagation import Encoder, Propagation, exponential, inverse_root, propagate, straight_line
 from .checkpoints import Run, check_device
 from .signal import signal_rows
@@ -100,8 +101,8 @@ def scheme_rows(
         dictionary, sample: of the batch.
         seed: of weights and dropout.
         device: where the model runs.
-        options: more fields of ``DeepBertConfig``, such as sizes; where the scheme has none of residual scaling, those
-            of its constants are left out.
+        options: more fields of ``DeepBertConfig``, such as sizes; constants of a method that the scheme does without
+            are left out.
 
     Returns:
         Rows as of :func:`layer_rows`.
@@ -111,9 +112,9 @@ def scheme_rows(
     """
     check_device(device)
     fields = {**options, **SCHEMES[scheme], "encoder_normalize_before": PLACEMENTS[placement]}
-    if not fields.get("dslm_residual_scaling"):
-        fields = {name: value for name, value in fields.items() if name not in ("dslm_beta_sq", "dslm_lambda_sq")}
-    cfg = OmegaConf.structured(DeepBertConfig(**fields))
+    unused = [] if "dslm_residual_scaling" in SCHEMES[scheme] else ["dslm_k", "dslm_beta_sq", "dslm_lambda_sq"]
+    unused += [] if fields["dslm_init"] == "dslm" else ["dslm_input_corr"]
+    cfg = OmegaConf.structured(DeepBertConfig(**{name: fields[name] for name in fields if name not in unused}))
     length = sample["net_input"]["src_tokens"].shape[1]
     cfg.max_positions = max(length, cfg.max_positions)
     torch.manual_seed(seed)
@@ -153,8 +154,8 @@ def layer_rows(
 ) -> list[dict[str, Any]]:
     """Return the rows of :func:`signal_rows` with the theory and the lines of the paper's code beside them.
 
-    ``theory_...`` of a BERT of the package, None of all others: that of its initialisation, for the batch at hand; the
-    shape of the weight gradient is scaled to the measured geometric mean. ``paper_variance`` and
+    ``theory_...`` of a BERT of the package with ReLU or GeLU, None of all others: that of its initialisation, for the
+    batch at hand; the shape of the weight gradient is scaled to the measured geometric mean. ``paper_variance`` and
     ``paper_weight_gradient`` are the lines that the paper's code draws through one measured point, None where it draws
     none. ``loss`` is in nats, of the masked tokens where the criterion tells it.
     """
@@ -167,7 +168,9 @@ def layer_rows(
 
     rows = signal_rows(model, sample, loss, padding_idx)
     scaled = bool(getattr(cfg, "dslm_residual_scaling", False))
-    theory = theory_of(model, cfg, sample["net_input"], padding_idx) if isinstance(model, DeepBert) else None
+    theory = None
+    if isinstance(model, DeepBert) and str(cfg.activation_fn) in ACTIVATIONS:
+        theory = theory_of(model, cfg, sample["net_input"], padding_idx)
     for part in dict.fromkeys(row["part"] for row in rows):
         mine = [row for row in rows if row["part"] == part]
         if theory is not None:
@@ -198,6 +201,7 @@ def theory_of(model: DeepBert, cfg: Any, inputs: Mapping[str, Tensor], padding_i
             post_norm=not cfg.encoder_normalize_before,
             dropout=cfg.dropout if model.training else 0.0,
             attention_dropout=cfg.attention_dropout if model.training else 0.0,
+            activation_dropout=cfg.activation_dropout if model.training else 0.0,
             activation=cfg.activation_fn,
             token_match=match(tokens, keep),
             segment_match=match(segments, keep) if encoder.num_segments else None,

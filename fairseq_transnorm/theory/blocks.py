@@ -96,14 +96,15 @@ def ffn_block(
     first_variance: Values,
     second_variance: Values,
     p: Values = 0.0,
+    activation_p: Values = 0.0,
     activation: Literal["relu", "gelu"] = "relu",
 ) -> Moments:
-    """Return the moments of y = dropout_p(act(x W1) W2), W1 of size d x f with variance s1^2, W2 f x d with s2^2.
+    """Return the moments of y = dropout_p(dropout_pa(act(x W1)) W2), W1 of size d x f, variance s1^2, W2 f x d, s2^2.
 
-    For ReLU and sigma = 1, with K = d f s1^2 s2^2 / 2::
+    For ReLU and sigma = 1, with K = d f s1^2 s2^2 / 2 and q = (1 - p) (1 - pa)::
 
-        V' = K / (1 - p)             C' = K (r + (sqrt(1 - r^2) - r arccos r) / pi)
-        G' = K sg^2 / (1 - p)        H' = K rg sg^2 (1/2 + arcsin(r) / pi)
+        V' = K / q             C' = K (r + (sqrt(1 - r^2) - r arccos r) / pi)
+        G' = K sg^2 / q        H' = K rg sg^2 (1/2 + arcsin(r) / pi)
 
     For GeLU, whose gain depends on the scale, E[gelu^2] = V + mu^2 at variance s = d s1^2 sigma^2 takes the place of
     s / 2, and so on: the components composed.
@@ -112,13 +113,19 @@ def ffn_block(
         x: input with mean 0; variance 1 after a LayerNorm.
         d, f: width and inner width, at least 1.
         first_variance, second_variance: s1^2 and s2^2 of the weights, at least 0.
-        p: dropout, 0 <= p < 1.
+        p, activation_p: dropout of the output and of what the activation puts out, in [0, 1).
         activation: ``relu`` or ``gelu``.
     """
     return compose(
         x,
         *ffn_parts(
-            d=d, f=f, first_variance=first_variance, second_variance=second_variance, p=p, activation=activation
+            d=d,
+            f=f,
+            first_variance=first_variance,
+            second_variance=second_variance,
+            p=p,
+            activation_p=activation_p,
+            activation=activation,
         ),
     )
 
@@ -130,14 +137,16 @@ def ffn_parts(
     first_variance: Values,
     second_variance: Values,
     p: Values = 0.0,
+    activation_p: Values = 0.0,
     activation: Literal["relu", "gelu"] = "relu",
 ) -> list[Component]:
-    """Return the components of :func:`ffn_block`: first matrix, activation, second matrix, dropout."""
+    """Return the components of :func:`ffn_block`: first matrix, activation, dropout, second matrix, dropout."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation {activation!r} must be one of {', '.join(ACTIVATIONS)}")
     return [
         partial(linear, d_in=d, d_out=f, weight_variance=first_variance),
         ACTIVATIONS[activation],
+        partial(dropout, p=activation_p),
         partial(linear, d_in=f, d_out=d, weight_variance=second_variance),
         partial(dropout, p=p),
     ]

@@ -36,7 +36,8 @@ class Encoder:
         stds: of the initial weights; ``value`` and ``attention_out`` have one for each of the N layers.
         weights: of skip and block.
         post_norm: norm after each sum (Post-LN) instead of before each block (Pre-LN).
-        dropout, attention_dropout: p of embedding and blocks, p_a of attention probabilities.
+        dropout, attention_dropout, activation_dropout: p of embedding and blocks, of attention probabilities, and
+            between activation and second matrix.
         activation: of the feed-forward.
         token_match, segment_match: chance that two positions of a sequence have the same token, the same segment;
             the latter None without segment embeddings.
@@ -52,6 +53,7 @@ class Encoder:
     post_norm: bool = False
     dropout: float = 0.0
     attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
     activation: Literal["relu", "gelu"] = "relu"
     token_match: float = 0.0
     segment_match: float | None = TWO_SEGMENTS_MATCH
@@ -146,6 +148,7 @@ def _ffn_of(encoder: Encoder) -> list[Component]:
         first_variance=variance,
         second_variance=variance,
         p=encoder.dropout,
+        activation_p=encoder.activation_dropout,
         activation=encoder.activation,
     )
 
@@ -178,11 +181,11 @@ def _weight_gradient(encoder: Encoder, given: Signal, parts: list[Component]) ->
     For y = x W with rows x_i and gradients g_i, ``|sum_i x_i^T g_i|^2 = sum_ij (x_i . x_j) (g_i . g_j)``: L times own
     products, and L (L - 1) times those between positions.
     """
-    L, weights = encoder.length, encoder.weights
+    L = encoder.length
     y = _norm(given, encoder.dim)
     block = Signal(
         correlation=y.correlation,
-        gradient_variance=weights.change_squared * given.gradient_variance,
+        gradient_variance=given.gradient_variance,  # beta^2 times that, which all blocks have in common
         gradient_correlation=given.gradient_correlation,
     )
     inside = trace(block, *parts)
@@ -193,8 +196,8 @@ def _weight_gradient(encoder: Encoder, given: Signal, parts: list[Component]) ->
         return float(own + (L - 1) * between)
 
     dim, inner = encoder.dim, encoder.inner
-    if len(parts) == 4:  # matrix, activation, matrix, dropout
-        return dim * inner * (squared(inside[0]) + squared(inside[2]))
+    if len(parts) == 5:  # matrix, activation, dropout, matrix, dropout
+        return dim * inner * (squared(inside[0]) + squared(inside[3]))
     # heads, matrix, dropout; the gradient in the values is that of heads whose value matrix is of unit gain
     heads = attention(
         inside[0],

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fairseq_transnorm.data.synthetic import made_up_dictionary, zipf_pairs
-from fairseq_transnorm.measure.bert_signal import made_up_batch, match, scheme_rows, text_batch
+from fairseq_transnorm.measure.bert_signal import THEORY, made_up_batch, match, scheme_rows, text_batch
 from fairseq_transnorm.measure.signal_criteria import check_rows, line_fit, log_fit
 from fairseq_transnorm.theory.blocks import TWO_SEGMENTS_MATCH, zipf_match
 from tests.documents import build_document_data
@@ -100,7 +100,21 @@ def test_constants_of_residual_scaling(batch):
     rows = measured("dslm", "postln", batch, dslm_k=2.0)
     assert 0.08 < rows[0]["gradient_ratio"] < 0.3
     assert np.exp(-2) < rows[0]["theory_gradient_ratio"] < 1.5 * np.exp(-2)
-    assert measured("xavier", "postln", batch, encoder_layers=2, dslm_beta_sq=0.3), "of no effect without scaling"
+    unused = {"dslm_beta_sq": 0.3, "dslm_k": 0.5, "dslm_input_corr": 0.1}
+    assert measured("xavier", "postln", batch, encoder_layers=2, **unused), "of methods that it does without"
+
+
+def test_dropout_inside_the_feed_forward(batch):
+    """Noise of half of it: a theory without would put the correlation 50 % too high."""
+    rows = measured("xavier", "preln", batch, encoder_layers=24, activation_dropout=0.5)
+    for name, most in (("correlation", 0.25), ("gradient_ratio", 0.1)):
+        assert np.median(np.abs(column(rows, f"theory_{name}") / column(rows, name) - 1)) < most, name
+
+
+def test_no_theory_of_other_activations(batch):
+    (row,) = measured("xavier", "postln", batch, encoder_layers=1, activation_fn="silu")
+    assert row["variance"] > 0
+    assert all(row[f"theory_{name}"] is None for name in THEORY)
 
 
 def test_options_and_devices_that_cannot_be_used(batch):

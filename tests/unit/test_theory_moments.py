@@ -121,16 +121,17 @@ def test_softmax_forms_by_hand():
 
 
 def test_feed_forward_block_equals_its_formula():
-    r, rg, p, sg = np.linspace(0, 1, 11), 0.4, 0.2, 3.0
+    r, rg, p, inner_p, sg = np.linspace(0, 1, 11), 0.4, 0.2, 0.5, 3.0
     d, f, s1, s2 = 8, 32, 0.1, 0.3
     K = d * f * s1 * s2 / 2
     x = Signal(correlation=r, gradient_variance=sg, gradient_correlation=rg)
-    got = ffn_block(x, d=d, f=f, first_variance=s1, second_variance=s2, p=p)
+    got = ffn_block(x, d=d, f=f, first_variance=s1, second_variance=s2, p=p, activation_p=inner_p)
+    kept = (1 - p) * (1 - inner_p)
     rho = r + (np.sqrt(1 - r * r) - r * np.arccos(r)) / np.pi
-    np.testing.assert_allclose(got.variance, K / (1 - p))
+    np.testing.assert_allclose(got.variance, K / kept)
     np.testing.assert_allclose(got.covariance, K * rho)
-    np.testing.assert_allclose(got.correlation, (1 - p) * rho)
-    np.testing.assert_allclose(got.gradient_variance, K * sg / (1 - p))
+    np.testing.assert_allclose(got.correlation, kept * rho)
+    np.testing.assert_allclose(got.gradient_variance, K * sg / kept)
     np.testing.assert_allclose(got.gradient_covariance, K * rg * sg * (0.5 + np.arcsin(r) / np.pi))
 
 

@@ -88,6 +88,7 @@ def test_components_inside_a_chain():
         ({"dim": 0}, "dim 0 must be at least 1"),
         ({"length": 0}, "length 0 must be at least 1"),
         ({"dropout": 1.0}, r"p 1 must lie in \[0, 1\)"),
+        ({"activation_dropout": 1.0}, r"p 1 must lie in \[0, 1\)"),
         ({"attention_dropout": -0.1}, r"p -0.1 must lie in \[0, 1\)"),
         ({"token_match": 1.5}, "token_match 1.5"),
         ({"segment_match": -1.0}, "segment_match -1"),
