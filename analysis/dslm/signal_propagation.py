@@ -36,12 +36,13 @@ from fairseq_transnorm.measure.bert_signal import (
 )
 from fairseq_transnorm.measure.checkpoints import load_run
 from fairseq_transnorm.measure.commands import quiet
-from fairseq_transnorm.measure.signal_criteria import check_rows
+from fairseq_transnorm.measure.signal_criteria import NO_BOUNDS, bounds_of, check_rows
 from fairseq_transnorm.plotting import (
     BASELINE,
     LIMIT,
     Table,
     analysis_parser,
+    at_least,
     describe,
     figure,
     labelled,
@@ -71,6 +72,11 @@ QUANTITIES = (
     Quantity("correlation", "correlation", "correlation between positions"),
 )
 NAMES = {"preln": "Pre-LN", "postln": "Post-LN"}
+OF_NEW_MODELS = (
+    *("word_kind", "layers", "dim", "heads", "length", "dropout", "attention_dropout", "vocabulary"),
+    *("schemes", "placements", "k", "beta_sq", "input_corr"),
+)
+OF_MEASURING = (*OF_NEW_MODELS, "model_from", "data", "split", "sequences", "device")
 COLUMNS = ("scheme", "placement", "part", "layer", "width", "scaled", *(quantity.column for quantity in QUANTITIES))
 
 
@@ -117,6 +123,8 @@ def models_of(rows: Rows) -> dict[tuple[str, str, str], Rows]:
 
 
 def draw(rows: Rows, stem: str, options: argparse.Namespace) -> list[str]:
+    if options.check:
+        check_rows(rows)  # a table with nothing to check is refused before anything is written
     models = models_of(rows)
     draw_overview(rows, stem, options)
     stems = [stem]
@@ -219,21 +227,59 @@ def verdict(rows: Rows, options: argparse.Namespace) -> str | None:
     return f"{len(failed)} of the demands above not met" if failed else None
 
 
-def main(argv: list[str] | None = None) -> int:
+def share(text: str) -> float:
+    if not 0 <= float(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} does not lie in [0, 1)")
+    return float(text)
+
+
+def refuse(parser: argparse.ArgumentParser, argv: list[str] | None) -> None:
+    """End with a line and status 2 where options contradict each other, in the names that they have here."""
+    given = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(OF_MEASURING)))  # None: not given
+    options = parser.parse_args(argv)
+    for without, names in (("table", OF_MEASURING), ("model_from", OF_NEW_MODELS)):
+        idle = [f"--{name.replace('_', '-')}" for name in names if getattr(given, name) is not None]
+        if getattr(options, without) and idle:
+            parser.error(f"--{without.replace('_', '-')} draws what is there; leave out {', '.join(idle)}")
+    if options.table:
+        return
+    if options.model_from:
+        if options.check:
+            parser.error("--check compares untrained models with published behaviour, not those of --model-from")
+        return
+    if options.dim % options.heads:
+        parser.error(f"--heads {options.heads} does not divide --dim {options.dim}")
+    if given.k is not None and given.beta_sq is not None:
+        parser.error(f"--k {given.k:g} would give beta^2, and so does --beta-sq {given.beta_sq:g}; give one of them")
+    scaled = any("dslm_residual_scaling" in SCHEMES[scheme] for scheme in options.schemes)
+    if scaled and options.beta_sq is None and not 0 < options.k < options.layers:
+        parser.error(f"--k {options.k:g} is not between 0 and --layers {options.layers}; take another, or --beta-sq")
+    if options.beta_sq is not None and not 0 < options.beta_sq < 1:
+        parser.error(f"--beta-sq {options.beta_sq:g} is not between 0 and 1")
+    if options.input_corr is not None and not 0 < options.input_corr <= 1:
+        parser.error(f"--input-corr {options.input_corr:g} does not lie in (0, 1]")
+    models = [(scheme, placement) for scheme in options.schemes for placement in options.placements]
+    if options.check and not any(bounds_of(*model, options.layers, options.dim) for model in models):
+        parser.error(f"nothing to --check: {NO_BOUNDS}")
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = analysis_parser(str(__doc__), "outputs/signal_propagation", device=True)
     add = parser.add_argument
     add("--model-from", type=labelled, nargs="+", metavar="[LABEL=]CHECKPOINT", help="draw these instead of new models")
     add("--data", help="folder of documents; with --model-from a data folder of the model's task")
     add("--split", default="train", help="split to read (default: %(default)s)")
     add("--word-kind", help="kind of tokenizer of --data (default: that in the folder's tokenizer.json)")
-    add("--layers", type=int, default=192, help="layers N (default: %(default)s)")
-    add("--dim", type=int, default=256, help="width d (default: %(default)s)")
-    add("--heads", type=int, default=4, help="attention heads (default: %(default)s)")
-    add("--length", type=int, default=128, help="tokens of a sequence (default: %(default)s)")
-    add("--sequences", type=int, default=4, help="sequences of the batch (default: %(default)s)")
-    add("--dropout", type=float, default=0.1, help="of embedding and blocks (default: %(default)s)")
-    add("--attention-dropout", type=float, help="of attention weights (default: --dropout)")
-    add("--vocabulary", type=int, default=VOCABULARY, help="symbols of the made-up batch (default: %(default)s)")
+    add("--layers", type=at_least(1), default=192, help="layers N (default: %(default)s)")
+    add("--dim", type=at_least(1), default=256, help="width d (default: %(default)s)")
+    add("--heads", type=at_least(1), default=4, help="attention heads (default: %(default)s)")
+    add("--length", type=at_least(16), default=128, help="tokens of a sequence (default: %(default)s)")
+    add("--sequences", type=at_least(1), default=4, help="sequences of the batch (default: %(default)s)")
+    add("--dropout", type=share, default=0.1, help="of embedding and blocks (default: %(default)s)")
+    add("--attention-dropout", type=share, help="of attention weights (default: --dropout)")
+    add(
+        "--vocabulary", type=at_least(6), default=VOCABULARY, help="symbols of the made-up batch (default: %(default)s)"
+    )
     add(
         "--schemes",
         nargs="+",
@@ -246,7 +292,13 @@ def main(argv: list[str] | None = None) -> int:
     add("--k", type=float, default=1.0, help="of beta^2 = k / N (default: %(default)s)")
     add("--beta-sq", type=float, help="beta^2 itself")
     add("--input-corr", type=float, help="correlation that the initialisation of dslm takes for the embedding's")
-    add("--check", action="store_true", help="compare with the published behaviour; status 1 if something differs")
+    add("--check", action="store_true", help="compare with the published behaviour; status 3 if something differs")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = make_parser()
+    refuse(parser, argv)
     return run_analysis(
         parser, argv, measure, draw, columns=COLUMNS, summary=summary, need_inputs=False, verdict=verdict
     )

@@ -13,6 +13,8 @@ Array = NDArray[np.float64]
 WIDE, DEEP = 256, 96
 """Width and layers from which on the bounds for 192 layers of width 256 hold."""
 
+NO_BOUNDS = "there are bounds for dslm and xavier only, and for xavier preln only from 96 layers of width 256 on"
+
 
 class Bound(NamedTuple):
     """What is measured of the layers of one model, and where it has to lie."""
@@ -85,35 +87,41 @@ def _span(c: dict[str, Array]) -> tuple[float, float]:
     return float(c["weight_gradient"].min()), float(c["weight_gradient"].max())
 
 
-def check_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Compare what was measured with what is demanded; a line a demand, with ``ok`` yes or no.
+def bounds_of(scheme: str, placement: str, layers: int, width: int) -> list[Bound]:
+    """Return what is demanded of a model; nothing of most.
 
-    Models of 96 layers or more and of width 256 or more have to fulfil those for 192 layers of width 256; others those
-    for 48 layers of width 64, and a flat weight gradient if they have 96 layers. Schemes other than dslm and xavier
-    have none.
+    Models of 96 layers or more and of width 256 or more have to fulfil what holds for 192 layers of width 256; others
+    what holds for 48 layers of width 64, and a flat weight gradient if they have 96 layers. Schemes other than dslm and
+    xavier have no bounds.
+    """
+    deep = layers >= DEEP
+    bounds = _WIDE if deep and width >= WIDE else [*_NARROW, *([_FLAT] if deep else [])]
+    return [bound for bound in bounds if bound.scheme == scheme and bound.placement in (None, placement)]
+
+
+def check_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Compare what was measured with :func:`bounds_of`; a line a demand, with ``ok`` yes or no.
 
     Raises:
-        ValueError: neither of the two schemes is there.
+        ValueError: there are bounds for none of the models.
     """
     lines = []
     for scheme, placement in dict.fromkeys((row["scheme"], row["placement"]) for row in rows):
         mine = [row for row in rows if (row["scheme"], row["placement"]) == (scheme, placement)]
         names = ("variance", "theory_variance", "gradient_variance", "weight_gradient")
         columns = {name: np.asarray([row[name] for row in mine], dtype=np.float64) for name in names}
-        deep = len(mine) >= DEEP
-        for bound in _WIDE if deep and mine[0]["width"] >= WIDE else [*_NARROW, *([_FLAT] if deep else [])]:
-            if bound.scheme == scheme and bound.placement in (None, placement):
-                value = bound.measure(columns)
-                lines.append(
-                    {
-                        "model": f"{scheme} {placement}",
-                        "quantity": bound.quantity,
-                        "measured": value,
-                        "least": bound.low,
-                        "most": bound.high,
-                        "ok": "yes" if bound.low <= value <= bound.high else "NO",
-                    }
-                )
+        for bound in bounds_of(scheme, placement, len(mine), mine[0]["width"]):
+            value = bound.measure(columns)
+            lines.append(
+                {
+                    "model": f"{scheme} {placement}",
+                    "quantity": bound.quantity,
+                    "measured": value,
+                    "least": bound.low,
+                    "most": bound.high,
+                    "ok": "yes" if bound.low <= value <= bound.high else "NO",
+                }
+            )
     if not lines:
-        raise ValueError("nothing to check: there are bounds for the schemes dslm and xavier only")
+        raise ValueError(f"nothing to check: {NO_BOUNDS}")
     return lines

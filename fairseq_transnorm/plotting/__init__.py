@@ -1,7 +1,7 @@
 """Drawings of tables of numbers; nothing here knows a model, torch or fairseq."""
 
 from .axes import count_axis, describe, legend, log_axis, panel_title, shared_legend
-from .command import Labelled, analysis_parser, labelled, run_analysis
+from .command import Labelled, analysis_parser, at_least, labelled, run_analysis
 from .figure import figure, panels
 from .scores import Rows, run_score_table, score_parser
 from .styles import BASELINE, LIMIT, line_style, line_styles, ordered_colours, ordered_markers
@@ -14,6 +14,7 @@ __all__ = [
     "Rows",
     "Table",
     "analysis_parser",
+    "at_least",
     "count_axis",
     "describe",
     "figure",

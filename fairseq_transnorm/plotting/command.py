@@ -29,6 +29,17 @@ def labelled(text: str) -> Labelled:
     return Labelled(path.absolute().parent.name if generic else name or path.absolute().name, path)
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """Return what reads a whole number from ``least`` on, as a type of argparse."""
+
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
+        return int(text)
+
+    return number
+
+
 def analysis_parser(
     description: str, out: str, *, inputs: str | None = None, device: bool = False
 ) -> argparse.ArgumentParser:
@@ -85,7 +96,7 @@ def run_analysis(
         columns: what ``draw`` needs of a table that is given with ``--table``.
         summary: rows and options -> the shorter rows to print; None prints all.
         need_inputs: whether there must be files on the command line or a ``--table``.
-        verdict: rows and options -> what the numbers fail to show, for standard error and status 1; None when nothing.
+        verdict: rows and options -> what the numbers fail to show, for standard error and status 3; None when nothing.
     """
     options = parser.parse_args(argv)
     given = getattr(options, "inputs", [])
@@ -105,4 +116,4 @@ def run_analysis(
     print("\n".join(f"wrote {stem}.pdf, .png and .json" for stem in stems))
     if failure is not None:
         print(f"{parser.prog}: {failure}", file=sys.stderr)
-    return 0 if failure is None else 1
+    return 0 if failure is None else 3

@@ -6,7 +6,7 @@
 # Makes .venv first where it is missing. Draws for each scheme preln_forward.png, preln_backward.png, postln_forward.png
 # and postln_backward.png, with the gradient of the stream and the correlation between positions beside them, into
 # outputs/signal_propagation/dslm and .../xavier, an overview into outputs/signal_propagation.png, and compares all of it
-# with the published behaviour: status 1 if something differs. About a minute on one core, and 3 GB.
+# with the published behaviour: status 3 if something differs. About a minute on one core, and 3 GB.
 #
 #   --data DATA_BIN    a batch of text instead of a made-up one
 #   --layers, --dim, --heads, --length, --sequences    192, 256, 4, 128, 4

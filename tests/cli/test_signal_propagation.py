@@ -1,11 +1,12 @@
 """Signal propagation as a user draws it: figures of a scheme, a text's batch, checkpoints, redrawing, the demands."""
 
 import json
+import runpy
 
 import pytest
 
 from tests.documents import build_document_data
-from tests.helpers import run_cli
+from tests.helpers import ROOT, run_cli
 
 SCRIPT = "analysis/dslm/signal_propagation.py"
 QUANTITIES = ("forward", "backward", "gradient", "correlation")
@@ -28,7 +29,7 @@ def test_text_and_what_three_layers_cannot_show(once, tmp_path):
     args = ["--layers", 3, "--dim", 16, "--heads", 2, "--length", 24, "--sequences", 3, "--schemes", "xavier"]
     args += ["--placements", "postln", "--data", data, "--word-kind", "words", "--split", "valid", "--check"]
     done = run_cli(SCRIPT, *args, "--out", tmp_path / "a/out", check=False)
-    assert done.returncode == 1, done.stdout
+    assert done.returncode == 3, done.stdout
     assert "1 of the demands above not met" in done.stdout
     assert "Traceback" not in done.stdout
     made = files(tmp_path / "a")
@@ -72,6 +73,43 @@ def test_checkpoints(drawn):
         assert -1 <= row["correlation"] <= 1
         assert 0 < row["loss"] < 5, "trained, in nats a token"
     assert "fairseq preln decoder" in printed
+
+
+@pytest.fixture(scope="module")
+def main():
+    return runpy.run_path(str(ROOT / SCRIPT))["main"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("--length 10", "--length: 10 is not at least 16"),
+        ("--vocabulary 5", "--vocabulary: 5 is not at least 6"),
+        ("--dropout 1", "--dropout: 1 does not lie in [0, 1)"),
+        ("--heads 3", "--heads 3 does not divide --dim 256"),
+        ("--layers 4 --k 8", "--k 8 is not between 0 and --layers 4; take another, or --beta-sq"),
+        ("--k 0.5 --beta-sq 0.1", "--k 0.5 would give beta^2, and so does --beta-sq 0.1"),
+        ("--beta-sq 1", "--beta-sq 1 is not between 0 and 1"),
+        ("--input-corr 0", "--input-corr 0 does not lie in (0, 1]"),
+        ("--schemes initialisation --check", "nothing to --check: there are bounds for dslm and xavier only"),
+        ("--schemes xavier --placements preln --layers 95 --check", "nothing to --check"),
+        ("--model-from dslm=missing.pt --check", "--check compares untrained models"),
+        ("--model-from x=missing.pt --layers 192 --k 2", "--model-from draws what is there; leave out --layers, --k"),
+        ("--table missing.json --data x", "--table draws what is there; leave out --data"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused_at_once(main, args, message, capsys, tmp_path):
+    with pytest.raises(SystemExit, match="2"):
+        main([*args.split(), "--out", str(tmp_path / "out")])
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_with_nothing_to_check_is_not_drawn(main, drawn, capsys, tmp_path):
+    table = drawn[0] / "out.json"
+    assert main(["--table", str(table), "--check", "--out", str(tmp_path / "out")]) == 1
+    assert "nothing to check" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_demands_are_met_by_48_layers(tmp_path):
