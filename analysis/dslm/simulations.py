@@ -23,11 +23,13 @@ from typing import Any
 
 import torch
 
+from fairseq_transnorm.measure.checkpoints import check_device
 from fairseq_transnorm.measure.component_errors import PERCENTILES, compare, summarise
 from fairseq_transnorm.measure.component_grid import COMPONENTS, SINGLE, Reduction
 from fairseq_transnorm.measure.component_runs import simulate_all
-from fairseq_transnorm.plotting import format_table, save_table
+from fairseq_transnorm.plotting import at_least, format_table, save_table
 
+ALIASES = {"ffn": "linear", "sha": "attention"}
 GROUPS = {"all": tuple(COMPONENTS), "single": SINGLE}
 NOTES = (
     "p50, p90, p99: of the error in percent, relative to the measurement or, where that is smaller, to the predicted "
@@ -91,11 +93,9 @@ def print_errors(rows: list[dict[str, Any]]) -> None:
     print(f"\n{format_table(lines)}\n", flush=True)
 
 
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
+def component_name(text: str) -> str:
+    """Read a name in any case; the published tables call the linear layer FFN and the attention SHA."""
+    return ALIASES.get(text.lower(), text.lower())
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -103,9 +103,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "components",
         nargs="+",
+        type=component_name,
         choices=[*GROUPS, *COMPONENTS],
         metavar="COMPONENT",
-        help=f"{', '.join(COMPONENTS)}; single: {', '.join(SINGLE)}; all: these and the blocks",
+        help=f"{', '.join(COMPONENTS)}; single: {', '.join(SINGLE)}; all: these and the blocks; FFN and SHA, as in the "
+        "published table, are linear and attention",
     )
     add = parser.add_argument
     add(
@@ -114,17 +116,20 @@ def make_parser() -> argparse.ArgumentParser:
         default="reduced",
         help="full takes hours on a CPU (default: %(default)s)",
     )
-    add("--combinations", type=positive, metavar="N", help="at most N combinations, drawn at random")
-    add("--max-length", type=positive, default=math.inf, metavar="N", help="only sequences of at most N positions")
-    add("--max-width", type=positive, default=math.inf, metavar="N", help="only widths of at most N features")
+    add("--combinations", type=at_least(1), metavar="N", help="at most N combinations, drawn at random")
+    add("--max-length", type=at_least(1), default=math.inf, metavar="N", help="only sequences of at most N positions")
+    add("--max-width", type=at_least(1), default=math.inf, metavar="N", help="only widths of at most N features")
     add(
-        "--trials", type=positive, metavar="N", help="samples of each combination (default: as published, by component)"
+        "--trials",
+        type=at_least(2),  # of a single one there is no variance
+        metavar="N",
+        help="samples of each combination (default: as published, by component)",
     )
     add("--seed", type=int, default=0, help="of combinations and all that is drawn (default: %(default)s)")
     add("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
     add(
         "--workers",
-        type=positive,
+        type=at_least(1),
         help="combinations at a time, a thread each (default: the cores of the machine; 1 on a GPU)",
     )
     add("--out", default="outputs/simulations", metavar="FOLDER", help="(default: %(default)s)")
@@ -137,10 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.getLogger().setLevel(logging.WARNING)  # fairseq's imports set it to DEBUG
     try:
-        try:
-            torch.empty(0, device=options.device)
-        except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without CUDA
-            raise ValueError(f"--device {options.device}: {str(error).splitlines()[0]}") from error
+        check_device(options.device)
         default = len(os.sched_getaffinity(0)) if torch.device(options.device).type == "cpu" else 1
         options.workers = options.workers or default
         rows = measure(options)

@@ -1,9 +1,12 @@
 """The component simulations and approximations as a user calls them."""
 
 import json
+import runpy
 import signal
 import subprocess
 import time
+
+import pytest
 
 from fairseq_transnorm.measure.component_grid import COMPONENTS, Reduction
 from fairseq_transnorm.measure.component_runs import simulate_all
@@ -58,7 +61,7 @@ def check_tables(out, printed):
 
 def test_simulations_say_what_is_wrong(tmp_path):
     """Too few trials for the bounds under --check, then other settings for the same folder."""
-    args = [SIMULATIONS, "relu", "attention_block", "--combinations", 2, "--trials", 2, "--out", tmp_path]
+    args = [SIMULATIONS, "ReLU", "attention_block", "--combinations", 2, "--trials", 2, "--out", tmp_path]
     missed = run_cli(*args, "--check", check=False)
     assert missed.returncode == 3, missed.stdout
     assert "Above the bound: ReLU, " in missed.stdout
@@ -69,14 +72,29 @@ def test_simulations_say_what_is_wrong(tmp_path):
     assert "Traceback" not in refused.stdout
 
 
+def test_names_of_the_published_table_and_a_single_trial(tmp_path, capsys):
+    main = runpy.run_path(str(ROOT / SIMULATIONS))["main"]
+    args = ["--combinations", "1", "--max-length", "100", "--max-width", "100", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match="2"):
+        main(["FFN", *args, "--trials", "1"])
+    assert "argument --trials: 1 is not at least 2" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main(["FFN", "Linear", *args, "--trials", "2", "--device", "cuda:99"]) == 1
+    assert "device 'cuda:99' cannot be used here" in capsys.readouterr().err
+    assert main(["FFN", "Linear", *args, "--trials", "2"]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"linear.jsonl", "linear.json", "errors.json"}
+    with pytest.raises(SystemExit, match="0"):
+        main(["sha", "SHA", "--help"])
+
+
 def test_approximations(tmp_path):
     stem = tmp_path / "figure" / "out"
     printed = run_cli(APPROXIMATIONS, "--points", 201, "--out", stem).stdout
     assert {path.name for path in stem.parent.iterdir()} == {"out.pdf", "out.png", "out.json"}
     rows = json.loads(stem.with_suffix(".json").read_text())["rows"]
     assert len(rows) == 201
-    assert rows[-1] | {"ffn": 1.0, "relu": 1.0} == {"input": 1.0} | dict.fromkeys(
-        ("relu", "relu_approximate", "ffn", "ffn_approximate"), 1.0
-    )
+    half = {"input": 0.5, "relu": 0.4264225, "relu_approximate": 0.425, "ffn": 0.6089978, "ffn_approximate": 0.6137324}
+    assert rows[100] == pytest.approx(half, abs=1e-6)
+    assert rows[-1] == pytest.approx(dict.fromkeys(half, 1.0))
     assert "relu" in printed
     assert "ffn" in printed
