@@ -2,11 +2,14 @@
 
 import logging
 
-_level = logging.getLogger().level
+# fairseq's text_to_speech sends a note on tensorboardX to the terminal on import, one of its models sets DEBUG for all
+_levels = {logger: logger.level for logger in map(logging.getLogger, (None, "fairseq.tasks.text_to_speech"))}
+logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 from . import checkpointing, criterions, models, optim, processes, tasks  # noqa: E402, F401  (importing registers)
 from .data import bert_wordpiece  # noqa: E402, F401
 
-logging.getLogger().setLevel(_level)  # one of fairseq's own models sets it to DEBUG on import
+for _logger, _level in _levels.items():
+    _logger.setLevel(_level)
 
 checkpointing.protect()
 processes.mend()
