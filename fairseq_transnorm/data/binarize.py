@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,7 @@ def _write_text(lines: Iterable[str], path: Path, split: str, documents: bool) -
     return facts | {"documents": blank} if documents else facts
 
 
-def _refuse(special: Set[str], path: Path) -> None:
+def _refuse(special: set[str], path: Path) -> None:
     """Raise ValueError for the first line of an encoded file that has one of these symbols."""
     with open(path, encoding="utf-8", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
