@@ -100,6 +100,13 @@ def test_the_comparison_sees_one_changed_value(tiny_lm_data):
     assert yaml["optimizer.weight_decay"] != scripted(tiny_lm_data, "t2")["optimizer.weight_decay"]
 
 
+@pytest.mark.parametrize("name", ["dslm_bert", "vanilla_bert"])
+def test_task_and_criterion_leave_the_sentence_order_out_together(name):
+    for wanted in (False, True):
+        yaml = from_yaml(name, f"task.masked_lm_only={wanted}")
+        assert yaml["task.masked_lm_only"] is yaml["criterion.masked_lm_only"] is wanted
+
+
 def test_unknown_options_are_refused():
     with pytest.raises(Exception, match="decoder_layer"):
         from_yaml("t2", "+model.decoder_layer=3")
