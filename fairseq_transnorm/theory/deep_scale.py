@@ -113,10 +113,7 @@ class FeedForwardSizes:
     inner_dropout: float = 0.0
 
     def block(self, correlation: float, weight_variance: float, dropout: float) -> Moments:
-        """Return the block's moments for an input of variance 1; both maps have the same weight variance.
-
-        Without the inner dropout, which divides the variance by 1 - p and leaves the covariance as it is.
-        """
+        """Return the block's moments for an input of variance 1; both maps have the same weight variance."""
         return ffn_block(
             Signal(variance=1.0, correlation=correlation),
             d=self.dim,
@@ -125,6 +122,7 @@ class FeedForwardSizes:
             second_variance=weight_variance,
             p=dropout,
             activation=self.activation,
+            activation_p=self.inner_dropout,
         )
 
     def weight_variance(self, dropout: float) -> float:
@@ -133,10 +131,9 @@ class FeedForwardSizes:
         ``sqrt(2 (1 - p) / (d f))`` for ReLU, where 1 - p is the product of what both dropouts keep. GeLU's gain
         depends on the scale, and a fixed point is looked for.
         """
-        kept = 1 - self.inner_dropout
-        found = math.sqrt(2 * (1 - dropout) * kept / (self.dim * self.inner))
+        found = math.sqrt(2 * (1 - dropout) * (1 - self.inner_dropout) / (self.dim * self.inner))
         for _ in range(60):  # the output grows with a power between 2 and 3 of it: the error halves at least
-            found /= math.sqrt(float(self.block(0.0, found, dropout).variance) / kept)
+            found /= math.sqrt(float(self.block(0.0, found, dropout).variance))
         return found
 
 
