@@ -46,3 +46,14 @@ class BadRows:
         reasons = "; ".join(f"{n:,} {reason} (first: {self.first[reason]})" for reason, n in self.bad.most_common())
         share = self.bad.total() / max(1, self.bad.total() + self.good())
         return f"{self.name}: {self.bad.total():,} bad rows ({100 * share:.3g} %): {reasons}"
+
+
+def what_is_wrong_with(text: str) -> str:
+    """Say why a text cannot be written as UTF-8 or read again by line; an empty text when it can."""
+    if "\0" in text:
+        return "NUL character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "half a surrogate pair"
+    return ""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import classification
+from .bad_rows import what_is_wrong_with
 from .classification import Example, Task, clean_for_bert, collapse
 from .lines import read_lines
 
@@ -135,6 +136,8 @@ class Reader(classification.Reader):
         cleaned = tuple(map(self.glue.clean, inputs))
         if not all(cleaned):
             self.reject("empty sentence", place)
+        elif wrong := what_is_wrong_with("".join(cleaned)):
+            self.reject(wrong, place)
         elif label is None:
             self.rows.append(Example(cleaned, None))
         elif self.glue.task.labels:
@@ -277,6 +280,10 @@ def _check_header(path: Path, glue: Glue, columns: tuple[str, ...], needed: tupl
         raise ValueError(
             f"{path}, line 1: no column {', '.join(missing)} in the header; it has: {', '.join(columns)[:300]}. "
             f"Is this the official file of {glue.task.name}?"
+        )
+    if twice := sorted({name for name in (*glue.inputs, *needed) if columns.count(name) > 1}):
+        raise ValueError(
+            f"{path}, line 1: the header names {', '.join(twice)} twice, so that it is not clear which is it"
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from . import classification
+from .bad_rows import what_is_wrong_with
 from .classification import Example, Task, clean_for_bert
 
 ANSWERS = ("A", "B", "C", "D")
@@ -37,6 +38,9 @@ class Reader(classification.Reader):
         except json.JSONDecodeError as error:
             self.reject("bad JSON", f"{place}: {error.msg} at character {error.pos + 1}")
             return
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+            self.reject("bad JSON", f"{place}: {str(error)[:100]}")
+            return
         if wrong := _what_is_wrong(entry):
             self.reject("line that is no article with questions", f"{place}: {wrong}")
             return
@@ -52,12 +56,13 @@ class Reader(classification.Reader):
             self.reject(f"question without {len(ANSWERS)} options", f"{place}: {len(options)} options")
         elif answer not in ANSWERS:
             self.reject(f"answer that is none of {', '.join(ANSWERS)}", f"{place}: {answer!r}")
+        elif wrong := what_is_wrong_with("".join([article, question, *options])):
+            self.reject(wrong, place)
+        elif not all(map(clean_for_bert, (article, question, *options))):
+            self.reject("empty article, question or option", place)
         else:
             parts = (article, *(clean_for_bert(with_option(question, option)) for option in options))
-            if all(parts):
-                self.rows.append(Example(parts, answer))
-            else:
-                self.reject("empty article or question", place)
+            self.rows.append(Example(parts, answer))
 
 
 def with_option(question: str, option: str) -> str:

@@ -18,7 +18,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from . import sentences
-from .bad_rows import BadRows
+from .bad_rows import BadRows, what_is_wrong_with
 from .binarize import Corpus
 from .lines import document_lines, share_out
 
@@ -162,11 +162,10 @@ def _text(row: bytes | Mapping[str, Any]) -> str:
         raise _BadRow("not a JSON object")
     if not isinstance(text := row.get("text"), str):
         raise _BadRow("no text")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise _BadRow("half a surrogate pair") from None
-    return text.replace("\0", " ").strip()
+    text = text.replace("\0", " ").strip()
+    if wrong := what_is_wrong_with(text):
+        raise _BadRow(wrong)
+    return text
 
 
 def _files(path: Path) -> list[Path]:

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from fairseq_transnorm.data.classification import Example
-from fairseq_transnorm.data.glue import TASKS, for_bert, from_datasets, from_rows, locate, read_files
+from fairseq_transnorm.data.glue import TASKS, Reader, for_bert, from_datasets, from_rows, locate, read_files
 from tests.glue_files import COLUMNS, INPUTS, ROWS, table, text_of, write_glue
 
 TRAIN = {task: next(iter(files)) for task, files in COLUMNS.items()}
@@ -190,3 +190,20 @@ def test_berts_recipe_cleans_text_and_orders_classes(tmp_path):
     assert rows[0].index("sentence2") == 9
     assert rows[0][-1] == "gold_label"
     assert for_bert(TASKS["QNLI"]).task.labels == TASKS["QNLI"].task.labels
+
+
+def test_a_column_named_twice_is_refused(tmp_path):
+    source = write_glue(tmp_path)
+    path = source / "RTE/dev.tsv"
+    text = path.read_text()
+    path.write_text(text.replace("index\t", "index\tsentence1\t").replace("\n", "\tx\n"))
+    with pytest.raises(ValueError, match=r"dev\.tsv, line 1: the header names sentence1 twice"):
+        dict(read_files(TASKS["RTE"], source))
+
+
+def test_text_that_cannot_be_written_is_a_bad_row():
+    reader = Reader(TASKS["SST-2"], "SST-2 train")
+    for text in ("good", "a\0b", "\ud800"):
+        reader.add("line 1", [text], "1")
+    assert reader.bad == {"NUL character": 1, "half a surrogate pair": 1}
+    assert len(reader.rows) == 1

@@ -66,10 +66,9 @@ BAD = {
         {"options": [GOOD["options"][0], ["now", 2, "never", "noon"]]},
         "question 2",
     ),
-    "empty article or question": (
-        {"questions": ["Why?", " "], "options": [list("abcd"), ["", "a", "b", "c"]]},
-        "question 2",
-    ),
+    "empty article, question or option": ({"questions": ["Why?", " "]}, "question 2"),
+    "half a surrogate pair": ({"questions": ["Why?", "a\ud800"]}, "question 2"),
+    "NUL character": ({"options": [list("abcd"), ["\0a", "b", "c", "d"]]}, "question 2"),
 }
 
 
@@ -88,6 +87,8 @@ def test_bad_questions_are_counted_by_reason_and_named(reason, change, place):
     ("line", "reason"),
     [
         (b'{"article": ', "1 bad JSON (first: 7.txt, line 2: Expecting value at character 13)"),
+        (b"[" * 100_000, "1 bad JSON (first: 7.txt, line 2: maximum recursion depth exceeded"),
+        (b'{"article": ' + b"1" * 5000 + b"}", "1 bad JSON (first: 7.txt, line 2: Exceeds the limit"),
         (b'{"article": "caf\xe9"}', "1 not UTF-8 (first: 7.txt, line 2)"),
         ([1], "no article with questions (first: 7.txt, line 2: a list instead of an object)"),
         ({"article": "a"}, "line 2: no questions, options, answers; it has article)"),
@@ -100,6 +101,11 @@ def test_bad_lines_are_counted_and_named(line, reason):
     reader = read(GOOD, line)
     assert reason in reader.describe()
     assert (reader.bad.total(), len(reader.rows)) == (1, 2)
+
+
+def test_an_empty_option_is_no_option():
+    reader = read(GOOD | {"options": [GOOD["options"][0], ["now", "then", " \n", "noon"]]})
+    assert (reader.bad, len(reader.rows)) == ({"empty article, question or option": 1}, 1)
 
 
 def test_levels_are_splits_of_their_own_and_all_of_them_is_one(tmp_path):
