@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fairseq_transnorm import USER_DIR
 from fairseq_transnorm.data.binarize import read_note
 from fairseq_transnorm.measure import fine_tuning
 from fairseq_transnorm.measure.checkpoints import load_run, read_state
@@ -18,7 +17,7 @@ from tests.glue_files import write_glue
 from tests.helpers import run_cli
 from tests.race_files import QUESTIONS, write_race
 
-ROWS = 110  # of each split of MNLI and QQP: 4 updates an epoch, and 7 batches of 16
+ROWS = 70  # of each split of MNLI and QQP: 3 updates an epoch, the last of a smaller batch
 PAPER = SCRIPT_ENV | {"SEQUENCES": "", "BATCH_SIZE": ""}
 RECIPE = [
     "--max-positions 512 ",
@@ -42,34 +41,23 @@ def run_of(tuned, task):
 
 @pytest.fixture(scope="session")
 def pretrained(once):
-    """Checkpoint of a tiny dslm_bert, pretrained on plays by the scripts and stopped once; beside it ``data``."""
+    """Checkpoint of a tiny dslm_bert, pretrained on plays by the scripts; beside it ``data``."""
 
     def make(folder):
         plays = ["--source", sdist(folder), "--documents", "--tokenizer", "wordpiece", "--vocab-size", 200]
         run_cli("preprocessing/plays.py", *plays, "--out", folder / "data")
         env = SCRIPT_ENV | {"ARCH": "dslm_bert_tiny", "SAVE_DIR": folder}
         flags = ["--tokens-per-sample", 128, "--max-positions", 128, "--log-interval", 1]
-        for updates in (2, 5):
-            run_cli("scripts/train_dslm_bert.sh", folder / "data", "--max-update", updates, *flags, env=env)
+        run_cli("scripts/train_dslm_bert.sh", folder / "data", "--max-update", 2, *flags, env=env)
 
     return once("pretrained_bert", make) / "checkpoint_last.pt"
 
 
-def test_pretraining_on_the_plays_goes_on_and_validates(pretrained):
+def test_pretraining_on_the_plays(pretrained):
     log = read_log(pretrained.parent)
-    assert [row["updates"] for row in log if row["split"] == "train_inner"] == [1, 2, 3, 4, 5]
-    assert load_run(pretrained).updates == 5
-    data = ["--task", "bert_sop_lm", "--criterion", "bert_sop", "--tokens-per-sample", 128]
-    output = run_cli(
-        "fairseq-validate",
-        pretrained.parent / "data",
-        *["--user-dir", USER_DIR, "--path", pretrained, "--cpu", *data],
-        *["--batch-size", 8, "--required-batch-size-multiple", 1],
-    ).stdout
-    found = {name: float(value) for name, value in re.findall(r"(\w+) (\d+(?:\.\d+)?) ", output)}
-    last = next(row for row in reversed(log) if row["split"] == "valid")
-    assert found["loss"] == pytest.approx(last["loss"], abs=2e-3)
-    assert 0 <= found["sop_accuracy"] <= 100
+    assert [row["updates"] for row in log if row["split"] == "train_inner"] == [1, 2]
+    assert [row["updates"] for row in log if row["split"] == "valid"] == [2]
+    assert load_run(pretrained).updates == 2
 
 
 def accuracies(folder):
@@ -101,7 +89,16 @@ def tuned(once, pretrained):
         with open(glue / "QQP/train.tsv", "a") as handle:
             handle.write("7\tq1\tq2\tno second question\n")
         output = run_cli(
-            "preprocessing/glue.py", "all", "--dslm", "--source", glue, "--out", folder / "data", *like
+            "preprocessing/glue.py",
+            "all",
+            "--dslm",
+            "--source",
+            glue,
+            "--out",
+            folder / "data",
+            *like,
+            "--max-bad",
+            0.1,
         ).stdout
         (folder / "glue.output").write_text(output)
         run_cli("preprocessing/race.py", "--source", write_race(folder), "--out", folder / "data/RACE", *like)
@@ -122,7 +119,7 @@ def test_mnli(tuned, pretrained):
     command = (run_of(tuned, "MNLI") / "command.log").read_text()
     tail = [
         "--lr 2e-5 ",
-        "--warmup-updates 1 --max-update 12 --total-num-update 12 --seed 1 ",
+        "--warmup-updates 0 --max-update 9 --total-num-update 9 --seed 1 ",
         r"--valid-subset valid\,valid1 ",
     ]
     tail += ["--task dslm_sentence_prediction --criterion sentence_prediction --num-classes 3 --arch dslm_bert_tiny "]
@@ -140,11 +137,11 @@ def test_qqp(tuned):
         *RECIPE,
         "--num-classes 2 ",
         "--lr 5e-5 ",
-        "--warmup-updates 2 --max-update 20 --total-num-update 20 --seed 3 ",
+        "--warmup-updates 1 --max-update 15 --total-num-update 15 --seed 3 ",
     ]:
         assert flags in command
     rows = [row for row in read_log(run_of(tuned, "QQP")) if row["split"] == "valid"]
-    assert [row["updates"] for row in rows] == [4, 8, 12, 16, 20], "an epoch is 110 rows in batches of 32"
+    assert [row["updates"] for row in rows] == [3, 6, 9, 12, 15], "an epoch is 70 rows in batches of 32"
     assert rows[-1]["accuracy"] == pytest.approx(counted(run_of(tuned, "QQP"), "valid"), abs=0.06)
 
 
@@ -199,5 +196,5 @@ def test_what_cannot_be_trained_is_refused(tuned, pretrained, tmp_path):
     words = (pretrained.parent / "data/dict.txt").read_text().splitlines()
     (tmp_path / "input0").mkdir()
     (tmp_path / "input0/dict.txt").write_text("\n".join(reversed(words)) + "\n")
-    with pytest.raises(ValueError, match="other symbols or another order; prepare the task with --like"):
+    with pytest.raises(ValueError, match=r"other symbols, or in another order, .*; prepare the task with --like"):
         fine_tuning.check_dictionary(pretrained, state, tmp_path)
