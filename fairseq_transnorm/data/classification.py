@@ -24,6 +24,7 @@ from .tokenizers import Tokenization
 # What the flags of the note give to fairseq: <s> stands before each example, </s> between the two of a pair.
 _INIT_TOKEN, _SEPARATOR = 0, 2
 MAX_OPTION_LENGTH = 128  # tokens
+MANY_UNKNOWN, REFUSED_UNKNOWN = 0.05, 0.5  # shares of the tokens of a split: above them a warning, an error
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """Those of a split; all have a label or none. ``facts`` are for the note."""
+    """Those of a split; all have a label or none. ``facts`` are for the note, ``name`` says what was read."""
 
     rows: list[Example]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
 
 
 class Reader(BadRows):
@@ -108,7 +110,7 @@ class Reader(BadRows):
         Raises:
             ValueError: more than the share ``max_bad`` of the rows is bad.
         """
-        return Examples(self.rows, {"bad": self.check(max_bad)})
+        return Examples(self.rows, {"bad": self.check(max_bad)}, self.name)
 
 
 def collapse(text: str) -> str:
@@ -163,7 +165,8 @@ def build(
     Raises:
         FileExistsError, BlockingIOError, ImportError: as :func:`binarize.build` does.
         FileNotFoundError: ``like`` is no data folder of text.
-        ValueError: a split is empty, has an unknown label, or has none outside a test set.
+        ValueError: a split is empty, has an unknown label, or has none outside a test set; or more than half of its
+            tokens are unknown.
     """
     from fairseq.data import Dictionary
 
@@ -201,6 +204,7 @@ def build(
             for split, examples in splits.items():
                 say(f"{task.name}: encoding {split}, {len(examples.rows):,} rows")
                 note["splits"][split] = _write_inputs(folder, split, examples.rows, task, dictionary, encoder)
+                _check_unknown(f"{task.name}: {split}", like, note["splits"][split], say)
         _write_labels(folder / "label", task, splits, note["splits"])
         for split, examples in splits.items():
             note["splits"][split] |= examples.facts
@@ -211,7 +215,7 @@ def build(
 
 def _check(task: Task, split: str, examples: Examples) -> None:
     if not examples.rows:
-        raise ValueError(f"{task.name}: the {split} split has no usable row")
+        raise ValueError(f"{examples.name or task.name}: the {split} split has no usable row")
     unlabelled = examples.rows[0].label is None
     for row in examples.rows:
         assert len(row.inputs) == task.inputs, row
@@ -220,6 +224,15 @@ def _check(task: Task, split: str, examples: Examples) -> None:
             raise ValueError(f"{task.name}: {split} has the label {row.label!r}; known are {', '.join(task.labels)}")
     if unlabelled and not split.startswith("test"):
         raise ValueError(f"{task.name}: the rows of the {split} split have no label")
+
+
+def _check_unknown(name: str, like: Path, facts: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    share = facts["unknown"] / facts["tokens"]
+    text = f"{name}: {100 * share:.1f} % of the tokens are unknown to the dictionary of --like {like}"
+    if share > REFUSED_UNKNOWN:
+        raise ValueError(f"{text}; a model cannot learn from them. Is it the folder of the right pretraining?")
+    if share > MANY_UNKNOWN:
+        say(f"Warning: {text}")
 
 
 def _write_inputs(

@@ -120,7 +120,7 @@ def read_files(source: Path) -> Iterator[tuple[str, Reader]]:
     """
     for split, levels in locate(source).items():
         readers = {level: _read_level(split, level, files) for level, files in levels.items()}
-        whole = Reader(f"RACE {split}")
+        whole = Reader(f"RACE {split}, {source}")
         for reader in readers.values():
             whole.take(reader)
         yield split, whole

@@ -116,3 +116,32 @@ def test_failure_leaves_the_old_folder(like, tmp_path, monkeypatch):
         classification.build(PAIR, splits, tmp_path / "out", like, overwrite=True)
     assert (tmp_path / "out" / "label" / "train.bin").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_dictionary_that_does_not_know_the_text_is_told(like, tmp_path, monkeypatch):
+    def share(unknown):
+        rows = [Example(("the" if row >= unknown else "\u2603\u2603", "king"), "0") for row in range(20)]
+        said = []
+        splits = {"train": Examples(rows), "valid": Examples(PAIRS)}
+        note = classification.build(PAIR, splits, tmp_path / str(unknown), like, say=said.append)
+        return note["splits"]["train"]["unknown"], [text for text in said if "unknown" in text]
+
+    assert share(0) == (0, [])
+    found, (warning,) = share(19)
+    assert found >= 19
+    assert "pairs: train: " in warning
+    assert f"% of the tokens are unknown to the dictionary of --like {like}" in warning
+    classification._check_unknown("x", like, {"unknown": 50, "tokens": 100}, str)
+    with pytest.raises(ValueError, match=r"x: 51\.0 % of the tokens are unknown .*the right pretraining"):
+        classification._check_unknown("x", like, {"unknown": 51, "tokens": 100}, str)
+    monkeypatch.setattr(classification, "REFUSED_UNKNOWN", 0.2)  # of a sentencepiece, each word begins with a known one
+    rows, out = [Example(("\u2603", "\u2603"), "0")], tmp_path / "out"
+    with pytest.raises(ValueError, match="pairs: train: 33"):
+        classification.build(PAIR, {"train": Examples(rows), "valid": Examples(PAIRS)}, out, like)
+    assert not out.exists()
+
+
+def test_a_split_without_rows_names_its_file(like, tmp_path):
+    splits = {"train": Examples([], name="RTE train, train.tsv")}
+    with pytest.raises(ValueError, match=r"RTE train, train\.tsv: the train split has no usable row"):
+        classification.build(PAIR, splits, tmp_path / "out", like)
