@@ -124,6 +124,20 @@ class DslmSentencePredictionTask(KeptDictionary, SentencePredictionTask):
             )
         return targets
 
+    def get_batch_iterator(self, dataset: PairDataset, *args: Any, **kwargs: Any) -> Any:
+        """Return fairseq's iterator.
+
+        Raises:
+            ValueError: the split has no labels, as that of a test set: there is nothing to learn or to score.
+        """
+        if dataset.targets is None:
+            split = next(name for name, there in self.datasets.items() if there is dataset)
+            raise ValueError(
+                f"{self.cfg._name}: {split} of {self.cfg.data} has no labels, so that there is nothing to score; take "
+                "another --valid-subset"
+            )
+        return super().get_batch_iterator(dataset, *args, **kwargs)
+
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build the model with a new classification head.
 

@@ -131,6 +131,8 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         set_up(folder, two)[0].load_dataset("valid")
     (folder / "label/valid.idx").unlink()
     assert task.load_dataset("valid").targets is None, "as of a test set"
+    with pytest.raises(ValueError, match=r"dslm_sentence_prediction: valid of .* has no labels, .* nothing to score"):
+        task.get_batch_iterator(task.dataset("valid"))
     with pytest.raises(ValueError, match="dslm_sentence_prediction: --num-classes 0; at least 1"):
         set_up(folder, MNLI, "--num-classes", 0)
     (folder / "input1/dict.txt").write_text("a 1\n")
@@ -141,6 +143,18 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         set_up(folder, CHOICE, "--num-classes", 3)[0].load_dataset("valid")
     with pytest.raises(ValueError, match="--max-option-length 128 with --max-positions 64: 1 to 61"):
         set_up(folder, CHOICE, "--max-positions", 64)[0].load_dataset("valid")
+
+
+def test_only_training_is_shuffled_and_only_where_it_is_asked_for(tmp_path):
+    rows = [(" ".join("ab" * (12 - row)), "c", "neutral") for row in range(12)]
+    for split in ("train", "valid"):
+        write_folder(tmp_path, MNLI, rows, split)
+    by_length = list(range(11, -1, -1))
+    for flags, ordered in (([], {"valid"}), (["--no-shuffle"], {"train", "valid"})):
+        task, _ = set_up(tmp_path, MNLI, *flags)
+        orders = {split: task.load_dataset(split).ordered_indices().tolist() for split in ("train", "valid")}
+        assert {split for split, order in orders.items() if order == by_length} == ordered
+        assert sorted(orders["train"]) == list(range(12))
 
 
 def test_flags_of_a_task():
