@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the fine-tuning scripts share.  Source this file after _run.sh.
 #
-#   about_task TASK DATA PRETRAINED ARCH   data, pretrained, and what its folder and the checkpoint say of TASK ->
+#   about_task TASK DATA PRETRAINED ARCH "$@"   data, pretrained, and what its folder and the checkpoint say of TASK ->
 #                                          task, metric, subsets, facts, flags; ARCH is that of random weights
 #   finetune SAVE_DIR N "$@"               note what is trained from where, then train with the flags in `recipe`
 #   finetune_dslm TASK EPOCHS WARMUP N "$@"   all of it, by the recipe of DeepScaleLM
@@ -9,11 +9,15 @@
 # "$@" are the user's flags for fairseq-train; they are put last and win.
 
 about_task() {
-    local lines told model=()
+    local lines told name value model=()
     data=$2 pretrained=$3 arch=${ARCH:-$4}
     [[ $pretrained == none || -f $pretrained ]] || die "no checkpoint $pretrained; 'none' starts from random weights"
     find_environment
     [[ $pretrained == none ]] || model=("$pretrained")
+    for name in --max-positions --max-option-length; do
+        value=$(flag "$name" "" "${@:5}")
+        [[ -z $value ]] || model+=("$name=$value")
+    done
     lines=$(python -m fairseq_transnorm.measure.fine_tuning "$1" "$data" ${model[@]+"${model[@]}"}) || exit 1
     mapfile -t told <<<"$lines"
     # shellcheck disable=SC2034  # for the scripts that source this
@@ -69,7 +73,7 @@ finetune_dslm() {
         -h | --help) usage && exit ;;
     esac
     (($# >= 2)) || die "give a data folder and a checkpoint or 'none': $0 DATA PRETRAINED [fairseq-train flags]"
-    about_task "$name" "$1" "$2" dslm_bert
+    about_task "$name" "$1" "$2" dslm_bert "${@:3}"
     shift 2
     [[ " ${flags[*]} " == *" --task dslm_"* ]] ||
         die "$data was made for another task than DeepScaleLM's; make it with preprocessing/glue.py $name --dslm"

@@ -31,7 +31,7 @@ case ${1:---help} in
     -h | --help) usage && exit ;;
 esac
 (($# >= 3)) || die "give a task, its data folder and a checkpoint or 'none': $0 TASK DATA PRETRAINED [fairseq-train flags]"
-about_task "$1" "$2" "$3" roberta_transnormer_t2
+about_task "$1" "$2" "$3" roberta_transnormer_t2 "${@:4}"
 shift 3
 
 # learning rate, examples per update, updates, warm-up updates

@@ -140,6 +140,42 @@ def check_segments(path: Path, state: Mapping[str, Any], data: Path, found: Fine
         )
 
 
+def check_lengths(
+    found: FineTuning,
+    path: Path | None = None,
+    state: Mapping[str, Any] | None = None,
+    max_positions: int | None = None,
+    max_option_length: int | None = None,
+) -> None:
+    """Raise ValueError when a checkpoint has other positions than asked for, or options leave no room for the text.
+
+    Args:
+        found: the task.
+        path: of the checkpoint, for messages; None for random weights.
+        state: of the checkpoint.
+        max_positions: what the user asks for.
+        max_option_length: likewise.
+    """
+    most, origin = max_positions or 512, "--max-positions"
+    if state is not None:
+        there = int(state["cfg"].model.get("max_positions") or most)
+        learned = any(".embed_positions." in name for name in state["model"])
+        if learned and max_positions not in (None, there):
+            raise ValueError(
+                f"{path} has learned embeddings of {there} positions, which --max-positions {max_positions} cannot "
+                "change; leave the flag out"
+            )
+        if max_positions is None:
+            most, origin = there, f"the positions of {path}:"
+    if "--max-option-length" in found.flags:
+        longest = max_option_length or int(found.flags[found.flags.index("--max-option-length") + 1])
+        if longest > most - 3:
+            raise ValueError(
+                f"--max-option-length {longest} leaves no room for <s> and two </s> in {origin} {most}; give "
+                f"--max-option-length of at most {most - 3}, and less to leave room for the text"
+            )
+
+
 def model_flags(path: Path, model: Any) -> list[str]:
     """Return flags of fairseq-train that build the same model: ``--arch`` and what differs from its defaults.
 
@@ -181,14 +217,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("task", help="name, as in GLUE or in the note of the data folder")
     parser.add_argument("data", type=Path, help="data folder of the task")
     parser.add_argument("checkpoint", type=Path, nargs="?", help="pretrained model")
+    parser.add_argument("--max-positions", type=int, help="what fairseq-train will be told")
+    parser.add_argument("--max-option-length", type=int, help="likewise")
     options = parser.parse_args(argv)
     found = fine_tuning(options.task, options.data)
-    flags = found.flags
+    flags, state = found.flags, None
     if options.checkpoint:
         state = read_state(options.checkpoint)
         check_dictionary(options.checkpoint, state, options.data)
         check_segments(options.checkpoint, state, options.data, found)
         flags = [*flags, *model_flags(options.checkpoint, state["cfg"].model)]
+    check_lengths(found, options.checkpoint, state, options.max_positions, options.max_option_length)
     facts = {"rows": found.rows, **found.hashes}
     print("\n".join([found.task, found.metric, ",".join(found.subsets), json.dumps(facts), *flags]))
 

@@ -47,7 +47,7 @@ def pretrained(once):
         plays = ["--source", sdist(folder), "--documents", "--tokenizer", "wordpiece", "--vocab-size", 200]
         run_cli("preprocessing/plays.py", *plays, "--out", folder / "data")
         env = SCRIPT_ENV | {"ARCH": "dslm_bert_tiny", "SAVE_DIR": folder}
-        flags = ["--tokens-per-sample", 128, "--max-positions", 128, "--log-interval", 1]
+        flags = ["--tokens-per-sample", 64, "--max-positions", 64, "--encoder-layers", 2, "--log-interval", 1]
         run_cli("scripts/train_dslm_bert.sh", folder / "data", "--max-update", 2, *flags, env=env)
 
     return once("pretrained_bert", make) / "checkpoint_last.pt"
@@ -123,7 +123,7 @@ def test_mnli(tuned, pretrained):
         r"--valid-subset valid\,valid1 ",
     ]
     tail += ["--task dslm_sentence_prediction --criterion sentence_prediction --num-classes 3 --arch dslm_bert_tiny "]
-    for flags in [*RECIPE, *tail, "--max-positions=128 ", f"--finetune-from-model {pretrained} "]:
+    for flags in [*RECIPE, *tail, "--encoder-layers=2 ", "--max-positions=64 ", f"--finetune-from-model {pretrained} "]:
         assert flags in command
     found = accuracies(run_of(tuned, "MNLI"))
     for split in ("valid", "valid1"):
@@ -198,3 +198,18 @@ def test_what_cannot_be_trained_is_refused(tuned, pretrained, tmp_path):
     (tmp_path / "input0/dict.txt").write_text("\n".join(reversed(words)) + "\n")
     with pytest.raises(ValueError, match=r"other symbols, or in another order, .*; prepare the task with --like"):
         fine_tuning.check_dictionary(pretrained, state, tmp_path)
+
+
+def test_lengths_that_do_not_fit_are_refused_before_anything_starts(pretrained):
+    state = read_state(pretrained)
+    race = fine_tuning.FineTuning("RACE", "accuracy", ["valid"], {}, ["--max-option-length", "128"], {})
+    mnli = replace(race, flags=[])
+    fine_tuning.check_lengths(race)
+    fine_tuning.check_lengths(race, pretrained, state, 64, 61)
+    fine_tuning.check_lengths(mnli, pretrained, state)
+    with pytest.raises(ValueError, match="learned embeddings of 64 positions, which --max-positions 128 cannot change"):
+        fine_tuning.check_lengths(mnli, pretrained, state, 128)
+    with pytest.raises(ValueError, match=r"--max-option-length 128 leaves no room .*checkpoint_last\.pt: 64; give "):
+        fine_tuning.check_lengths(race, pretrained, state)
+    with pytest.raises(ValueError, match=r"--max-option-length 62 .* in --max-positions 64; give .* at most 61"):
+        fine_tuning.check_lengths(race, max_positions=64, max_option_length=62)
