@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fairseq_transnorm import USER_DIR
 from fairseq_transnorm.data.binarize import read_note
 from fairseq_transnorm.measure import fine_tuning
 from fairseq_transnorm.measure.checkpoints import load_run, read_state
@@ -41,23 +42,30 @@ def run_of(tuned, task):
 
 @pytest.fixture(scope="session")
 def pretrained(once):
-    """Checkpoint of a tiny dslm_bert, pretrained on plays by the scripts; beside it ``data``."""
+    """Checkpoint of a tiny dslm_bert, pretrained on plays by the scripts in two goes; beside it ``data``."""
 
     def make(folder):
         plays = ["--source", sdist(folder), "--documents", "--tokenizer", "wordpiece", "--vocab-size", 200]
         run_cli("preprocessing/plays.py", *plays, "--out", folder / "data")
         env = SCRIPT_ENV | {"ARCH": "dslm_bert_tiny", "SAVE_DIR": folder}
         flags = ["--tokens-per-sample", 64, "--max-positions", 64, "--encoder-layers", 2, "--log-interval", 1]
-        run_cli("scripts/train_dslm_bert.sh", folder / "data", "--max-update", 2, *flags, env=env)
+        for updates in (2, 4):
+            run_cli("scripts/train_dslm_bert.sh", folder / "data", "--max-update", updates, *flags, env=env)
 
     return once("pretrained_bert", make) / "checkpoint_last.pt"
 
 
-def test_pretraining_on_the_plays(pretrained):
+def test_pretraining_on_the_plays_goes_on_and_validates(pretrained):
     log = read_log(pretrained.parent)
-    assert [row["updates"] for row in log if row["split"] == "train_inner"] == [1, 2]
-    assert [row["updates"] for row in log if row["split"] == "valid"] == [2]
-    assert load_run(pretrained).updates == 2
+    assert [row["updates"] for row in log if row["split"] == "train_inner"] == [1, 2, 3, 4]
+    assert load_run(pretrained).updates == 4
+    task = ["--user-dir", USER_DIR, "--task", "bert_sop_lm", "--criterion", "bert_sop", "--tokens-per-sample", 64]
+    flags = ["--path", pretrained, "--cpu", "--batch-size", 8, "--required-batch-size-multiple", 1]
+    output = run_cli("fairseq-validate", pretrained.parent / "data", *task, *flags).stdout
+    found = {name: float(value) for name, value in re.findall(r"(\w+) (\d+(?:\.\d+)?) ", output)}
+    last = next(row for row in reversed(log) if row["split"] == "valid")
+    assert found["loss"] == pytest.approx(last["loss"], abs=2e-3)
+    assert 0 <= found["sop_accuracy"] <= 100
 
 
 def accuracies(folder):
