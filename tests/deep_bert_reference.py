@@ -55,7 +55,7 @@ def attention(attn: nn.Module, x: Tensor) -> Tensor:
 
 
 def features(model: Any, tokens: Tensor, segments: list[int], skip: float, block: float, pre: bool) -> Tensor:
-    """Return the features ``T D`` of one row of tokens, as section 2.2 of the specification has them."""
+    """Return the features ``T D`` of one row of tokens, by one norm before each block and one at the end."""
     encoder = model.encoder
     x = encoder.embed_tokens.weight[tokens] + encoder.embed_positions.embedding.weight[2 : 2 + len(tokens)]
     if encoder.embed_segments is not None:
