@@ -43,10 +43,12 @@ class MaskedLMHead(nn.Module):
         symbols: size of the vocabulary N.
         activation: name of act.
         tied: the embedding is given to ``forward``; else the head has a matrix of its own.
-        scale: a constant.
+        scale: a constant, which the checkpoint keeps.
 
     Source: Liu et al. 2019 (RoBERTa), arXiv:1907.11692, as in fairseq.
     """
+
+    scale: Tensor | None
 
     def __init__(self, dim: int, symbols: int, activation: str = "gelu", tied: bool = True, scale: float = 1.0) -> None:
         super().__init__()
@@ -55,13 +57,13 @@ class MaskedLMHead(nn.Module):
         self.norm = LayerNorm(dim)
         self.bias = nn.Parameter(torch.zeros(symbols))
         self.projection = None if tied else Linear(dim, symbols, bias=False)
-        self.scale = scale
+        self.register_buffer("scale", None if scale == 1.0 else torch.tensor(scale))
 
     def forward(self, features: Float[Tensor, "*rows D"], embedding: Float[Tensor, "N D"]) -> Float[Tensor, "*rows N"]:
         """Return logits; ``embedding`` counts only when the head is tied."""
         weight = embedding if self.projection is None else self.projection.weight
         x = self.norm(self.activation(self.dense(features)))
-        return linear(x if self.scale == 1.0 else self.scale * x, weight, self.bias)
+        return linear(x if self.scale is None else self.scale * x, weight, self.bias)
 
 
 class ClassificationHead(nn.Module):

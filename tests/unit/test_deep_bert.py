@@ -37,7 +37,8 @@ def test_equals_the_formula(pre, scaled):
     torch.testing.assert_close(model(tokens[None], features_only=True)[0][0], x, **EXACT)
     head = model.encoder.head
     h = reference.norm(head.norm, F.relu(x @ head.dense.weight.T + head.dense.bias))
-    factor = 1 / math.sqrt(16 / 3) if scaled else 1.0
+    factor = 1.0 if head.scale is None else head.scale.item()
+    assert factor == pytest.approx(1 / math.sqrt(16 / 3) if scaled else 1.0)
     expected = factor * h @ model.encoder.embed_tokens.weight.T + head.bias
     logits, extra = model(tokens[None], sentence_order=True)
     torch.testing.assert_close(logits[0], expected, **EXACT)
@@ -138,7 +139,7 @@ def test_the_standard_deviations_of_deep_scale():
     assert found.pop("order") == pytest.approx(1 / 16, rel=0.12)  # 512 numbers only
     assert found == pytest.approx(expected, rel=0.02)
     assert model.encoder.embed_segments.weight.std().item() == pytest.approx(embedding, rel=0.2)
-    assert model.encoder.head.scale == pytest.approx(1 / math.sqrt(0.3 * 256))
+    assert model.encoder.head.scale.item() == pytest.approx(1 / math.sqrt(0.3 * 256))
     for embed in (model.encoder.embed_tokens, model.encoder.embed_positions.embedding):
         assert not embed.weight[1].any(), "padding"
     assert not any(p.any() for name, p in model.named_parameters() if name.endswith("bias"))
@@ -167,7 +168,7 @@ def test_fewer_segments_have_other_embeddings_and_another_correlation(segments):
     first = found.encoder.layers[0].attn.out.weight.std().item()
     assert first == pytest.approx(math.sqrt(math.sqrt(0.9 / r) / 256), rel=0.02)
     assert stds(model)["token"] == pytest.approx(math.sqrt(0.9 / tables), rel=0.02)
-    assert model.encoder.head.scale == pytest.approx(1 / math.sqrt(0.9 / tables * 256))
+    assert model.encoder.head.scale.item() == pytest.approx(1 / math.sqrt(0.9 / tables * 256))
 
 
 @PLACEMENTS
@@ -201,6 +202,14 @@ def test_signals_and_logits_keep_their_variance(pre, activation):
     assert len(sums) == 24
     assert 0.85 < min(sums) <= max(sums) < 1.15, sums
     assert logits.var().item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_checkpoint_keeps_the_factor_of_its_logits():
+    model = build(dropout=0.3, **SCALED)
+    other = build(seed=1, dropout=0.0, **SCALED)
+    other.load_state_dict(model.state_dict())
+    tokens = pair(4, 5)[None]
+    torch.testing.assert_close(other(tokens)[0], model(tokens)[0], **EXACT)
 
 
 def test_short_sequences_can_be_taken_into_account():
