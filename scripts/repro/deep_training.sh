@@ -45,7 +45,7 @@ main() {
     only_fresh "$@"
     check_number MAX_UPDATE "$updates"
     for seed in "${seeds[@]}"; do check_number SEEDS "$seed"; done
-    say "Deep training: $layers layers of $width channels, $updates updates; about 10 minutes a seed on 2 cores."
+    say "Deep training: $layers layers of $width channels, $updates updates; about 2 minutes a seed on 2 cores."
     open_folder outputs/deep_training "$(printf '%q ' "${common[@]}")"
     begin "[1/3] text: the topic language, a new sequence for each place in each batch"
     made "$out/topics/tokenizer.json" ||
