@@ -13,7 +13,6 @@ OUT/<component>.json has theory beside measurement of every combination, OUT/err
 """
 
 import argparse
-import logging
 import math
 import os
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 
 from fairseq_transnorm.measure.checkpoints import check_device
+from fairseq_transnorm.measure.commands import quiet
 from fairseq_transnorm.measure.component_errors import PERCENTILES, compare, summarise
 from fairseq_transnorm.measure.component_grid import COMPONENTS, SINGLE, Reduction
 from fairseq_transnorm.measure.component_runs import simulate_all
@@ -140,7 +140,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     options = parser.parse_args(argv)
-    logging.getLogger().setLevel(logging.WARNING)  # fairseq's imports set it to DEBUG
+    quiet()
     try:
         check_device(options.device)
         default = len(os.sched_getaffinity(0)) if torch.device(options.device).type == "cpu" else 1

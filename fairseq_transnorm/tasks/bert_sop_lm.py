@@ -19,6 +19,7 @@ from ..data.sentence_pairs import SentencePairs
 from ..data.tokenizers import KINDS
 from ..data.word_masking import WordMasking, replacements, special_symbols
 from ..data.word_pieces import continues_word, word_starts
+from ..models.options import flag
 from .kept_dictionary import KeptDictionary
 
 NAME = "bert_sop_lm"  # in messages
@@ -202,7 +203,7 @@ def check(cfg: BertSopLMConfig) -> None:
     """Raise ValueError for options that make no sense."""
     for name in ("mask_prob", "leave_unmasked_prob", "random_token_prob", "short_seq_prob"):
         if not 0 <= cfg[name] <= 1:
-            raise ValueError(f"{NAME}: --{name.replace('_', '-')} {cfg[name]:g} is no probability")
+            raise ValueError(f"{NAME}: {flag(name)} {cfg[name]:g} is no probability")
     if cfg.leave_unmasked_prob + cfg.random_token_prob > 1:
         raise ValueError(
             f"{NAME}: --leave-unmasked-prob {cfg.leave_unmasked_prob:g} and --random-token-prob "
@@ -210,7 +211,7 @@ def check(cfg: BertSopLMConfig) -> None:
         )
     for name in ("max_ngram", "max_sentence_tokens"):
         if cfg[name] < 1:
-            raise ValueError(f"{NAME}: --{name.replace('_', '-')} {cfg[name]}: at least 1")
+            raise ValueError(f"{NAME}: {flag(name)} {cfg[name]}: at least 1")
     special = 2 if cfg.masked_lm_only else 3
     if cfg.tokens_per_sample < special + 2:
         raise ValueError(f"{NAME}: --tokens-per-sample {cfg.tokens_per_sample}: at least {special + 2}")

@@ -19,6 +19,7 @@ from ...modules.norms import LayerNorm
 from ...modules.positions import LearnedPositions
 from ...modules.softmax_attention import SoftmaxAttention
 from ...registry import complete, register_presets
+from ...theory.blocks import ACTIVATIONS
 from ...theory.deep_scale import (
     PLAIN,
     FeedForwardSizes,
@@ -144,10 +145,9 @@ def check_options(cfg: Any) -> None:
     if corr is not None and not 0 < corr <= 1:
         raise ValueError(f"--dslm-input-corr {corr:g} is not in (0, 1]; English in two segments has 0.221")
     _check_effect(cfg)
-    if str(cfg.dslm_init) == "dslm" and str(cfg.activation_fn) not in ("relu", "gelu"):
-        raise ValueError(
-            f"--dslm-init dslm knows the gain of relu and gelu, not of --activation-fn {cfg.activation_fn}"
-        )
+    if str(cfg.dslm_init) == "dslm" and str(cfg.activation_fn) not in ACTIVATIONS:
+        known = " and ".join(ACTIVATIONS)
+        raise ValueError(f"--dslm-init dslm knows the gain of {known}, not of --activation-fn {cfg.activation_fn}")
     check_preset(cfg, NAME, PRESETS, DeepBertConfig)
 
 
