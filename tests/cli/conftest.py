@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from tests.documents import build_document_data
 from tests.helpers import BIN, run_cli
 
 # What the scripts read, so that nothing of the caller's environment decides a test.
@@ -36,6 +37,12 @@ def once(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def documents(once: Callable[..., Path]) -> Path:
+    """A data folder of documents without a note, for the task bert_sop_lm. Read it only."""
+    return once("documents", lambda folder: build_document_data(folder, {"train": 130, "valid": 30}))
 
 
 @pytest.fixture(scope="session")

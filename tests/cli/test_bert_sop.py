@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from fairseq_transnorm import USER_DIR
-from tests.documents import build_document_data
 from tests.helpers import run_cli
 
 TASK = ["--user-dir", USER_DIR, "--task", "bert_sop_lm", "--criterion", "bert_sop", "--cpu"]
@@ -19,11 +18,6 @@ RUN = [*TASK, "--arch", "dslm_bert_tiny", "--encoder-layers", 2, "--batch-size",
 RUN += ["--attention-dropout", 0, "--optimizer", "adam", "--lr", 3e-3, "--lr-scheduler", "inverse_sqrt"]
 RUN += ["--warmup-updates", 4, "--seed", 7, "--no-epoch-checkpoints", "--log-format", "json", "--log-interval", 1]
 UPDATES = 40
-
-
-@pytest.fixture(scope="session")
-def documents(once):
-    return once("documents", lambda folder: build_document_data(folder, {"train": 130, "valid": 30}))
 
 
 def train(data, folder, updates, *flags):

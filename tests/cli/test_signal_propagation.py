@@ -5,7 +5,6 @@ import runpy
 
 import pytest
 
-from tests.documents import build_document_data
 from tests.helpers import ROOT, run_cli
 
 SCRIPT = "analysis/dslm/signal_propagation.py"
@@ -24,10 +23,9 @@ def of_figures(*stems):
     return {f"{stem}.{suffix}" for stem in stems for suffix in ("pdf", "png", "json")}
 
 
-def test_text_and_what_three_layers_cannot_show(once, tmp_path):
-    data = once("documents", lambda folder: build_document_data(folder, {"train": 130, "valid": 30}))
+def test_text_and_what_three_layers_cannot_show(documents, tmp_path):
     args = ["--layers", 3, "--dim", 16, "--heads", 2, "--length", 24, "--sequences", 3, "--schemes", "xavier"]
-    args += ["--placements", "postln", "--data", data, "--word-kind", "words", "--split", "valid", "--check"]
+    args += ["--placements", "postln", "--data", documents, "--word-kind", "words", "--split", "valid", "--check"]
     done = run_cli(SCRIPT, *args, "--out", tmp_path / "a/out", check=False)
     assert done.returncode == 3, done.stdout
     assert "1 of the demands above not met" in done.stdout
