@@ -25,6 +25,8 @@ LEVELS = {
     "__init__": 2,  # importing the whole package registers it, which measure needs to read checkpoints
     "__main__": 3,
 }
+# Measures that are plain torch, like modules/, and that training logs too.
+PLAIN_MEASURES = {f"measure.{name}" for name in ("parameters", "hidden_states", "scaling", "saturation")}
 ENTRY_FOLDERS = ("analysis", "preprocessing", "scripts")
 
 
@@ -51,6 +53,8 @@ def part(name: str) -> str | None:
     pieces = name.split(".")
     if pieces[0] != PACKAGE:
         return None
+    if ".".join(pieces[1:3]) in PLAIN_MEASURES:
+        return "modules"
     return pieces[1] if len(pieces) > 1 else "__init__"
 
 
@@ -59,7 +63,7 @@ def top(names: set[str]) -> set[str]:
 
 
 def own_part(path: Path) -> str:
-    return path.relative_to(ROOT / PACKAGE).with_suffix("").parts[0]
+    return part(".".join(path.relative_to(ROOT).with_suffix("").parts)) or ""
 
 
 def ids(path: Path) -> str:
