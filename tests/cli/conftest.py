@@ -16,6 +16,11 @@ BLM_FLAGS = ["--tokens-per-sample", LENGTH, "--lr", 5e-3, "--warmup-updates", 20
 BLM_FLAGS += ["--log-interval", 10, "--no-progress-bar"]
 
 
+def checkpoints_every(updates: int) -> list[object]:
+    """Flags that keep a checkpoint every so many updates, but not at the end of an epoch, each with a validation."""
+    return ["--save-interval-updates", updates, "--keep-interval-updates", -1]
+
+
 def blm_env(folder: Path) -> dict[str, object]:
     """Environment of scripts/train_blm.sh for the run of ``trained_blm``."""
     return SCRIPT_ENV | {"ARCH": "transnormer_mlm_tiny", "SAVE_DIR": folder}
@@ -52,7 +57,7 @@ def trained(once: Callable[..., Path], tiny_lm_data: Path) -> Path:
     def build(folder: Path) -> None:
         env = SCRIPT_ENV | {"ARCH": "transnormer_lm_tiny", "SAVE_DIR": folder}
         flags = ["--tokens-per-sample", LENGTH, "--max-update", 150, "--lr", 5e-3, "--warmup-updates", 20]
-        flags += ["--log-interval", 10, "--no-progress-bar"]
+        flags += ["--log-interval", 10, "--no-progress-bar", *checkpoints_every(35)]
         run_cli("scripts/train_alm.sh", tiny_lm_data, *flags, env=env)
 
     return once("trained", build) / "checkpoint_last.pt"
@@ -63,7 +68,8 @@ def trained_blm(once: Callable[..., Path], tiny_lm_data: Path) -> Path:
     """Checkpoint of a tiny masked t2 after 150 updates, 9 an epoch, of scripts/train_blm.sh. Read it only."""
 
     def build(folder: Path) -> None:
-        run_cli("scripts/train_blm.sh", tiny_lm_data, *BLM_FLAGS, "--max-update", 150, env=blm_env(folder))
+        flags = [*BLM_FLAGS, "--max-update", 150, *checkpoints_every(35)]
+        run_cli("scripts/train_blm.sh", tiny_lm_data, *flags, env=blm_env(folder))
 
     return once("trained_blm", build) / "checkpoint_last.pt"
 
@@ -78,6 +84,17 @@ def fairseq_lm(once: Callable[..., Path], tiny_lm_data: Path) -> Path:
         flags += ["--decoder-normalize-before", "--share-decoder-input-output-embed", "--tokens-per-sample", LENGTH]
         flags += ["--batch-size", 8, "--optimizer", "adam", "--max-update", 20, "--cpu", "--save-dir", folder]
         flags += ["--log-format", "simple", "--log-interval", 1, "--log-file", folder / "base.log"]
+        flags += checkpoints_every(5)
         run_cli("fairseq-train", tiny_lm_data, "--task", "language_modeling", "--arch", "transformer_lm", *flags)
 
     return once("fairseq_lm", build) / "checkpoint_last.pt"
+
+
+@pytest.fixture(scope="session")
+def trained_runs(trained: Path, trained_blm: Path, fairseq_lm: Path) -> dict[str, Path]:
+    """Architecture -> folder of the checkpoints of a run, four or more of them. Read them only."""
+    return {
+        "transformer_lm": fairseq_lm.parent,
+        "transnormer_lm_tiny": trained.parent,
+        "transnormer_mlm_tiny": trained_blm.parent,
+    }
