@@ -151,7 +151,7 @@ def build_model(
     if name == "transformer_lm":
         options |= {"share_decoder_input_output_embed": True, "decoder_normalize_before": True, "add_bos_token": False}
         options |= {"decoder_input_dim": dim, "decoder_output_dim": dim, "tpu": False}
-    filled = Namespace(**options, **more)
+    filled = Namespace(**{**options, **more})
     if name != model:  # a preset
         ARCH_CONFIG_REGISTRY[name](filled)
     cfg = OmegaConf.create(structured)

@@ -1,4 +1,5 @@
 """fairseq adapters; importing this package registers every model and architecture."""
 
 from .dslm import bert
+from .normgrowth import lm as normgrowth_lm
 from .transnormer import lm, mlm

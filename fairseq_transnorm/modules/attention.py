@@ -42,6 +42,7 @@ class SelfAttention(nn.Module):
         lrpe: kind of positional encoding of q and k, ``none`` for none.
         causal: a query sees no later key.
         init_gain: gain of the Xavier uniform draw of the q, k and v weights.
+        bias: whether the four maps have biases.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``dim``.
@@ -50,7 +51,14 @@ class SelfAttention(nn.Module):
     dropout: float = 0.0  # of the weights
 
     def __init__(
-        self, dim: int, num_heads: int, norm: nn.Module | None, lrpe: str, causal: bool, init_gain: float
+        self,
+        dim: int,
+        num_heads: int,
+        norm: nn.Module | None,
+        lrpe: str,
+        causal: bool,
+        init_gain: float,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if num_heads < 1 or dim % num_heads:
@@ -58,14 +66,15 @@ class SelfAttention(nn.Module):
             raise ValueError(f"{num_heads} attention heads do not divide the width {dim}; use one of {near}")
         self.num_heads = num_heads
         self.causal = causal
-        self.qkv = Linear(dim, 3 * dim)
-        self.out = Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias)
+        self.out = Linear(dim, dim, bias)
         self.norm = norm
         self.lrpe = LRPE(dim // num_heads, lrpe) if lrpe != "none" else None
         for weight in self.qkv.weight.detach().chunk(3):
             nn.init.xavier_uniform_(weight, gain=init_gain)
         nn.init.xavier_uniform_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        if bias:
+            nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Float[Tensor, "B T D"], key_padding_mask: Padding | None = None) -> Float[Tensor, "B T D"]:
         """Attend over whole sequences; ``key_padding_mask`` is True at padding, None when there is none."""

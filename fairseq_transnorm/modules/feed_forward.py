@@ -93,13 +93,16 @@ class FeedForward(TwoStageFeedForward):
         hidden: width F.
         activation: between the two maps.
         dropout: after the activation.
+        bias: whether there are b1 and b2.
     """
 
-    def __init__(self, dim: int, hidden: int, activation: str = "relu", dropout: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, hidden: int, activation: str = "relu", dropout: float = 0.0, bias: bool = True
+    ) -> None:
         super().__init__()
         self.activation = get_activation(activation)
-        self.inner = Linear(dim, hidden)
-        self.out = Linear(hidden, dim)
+        self.inner = Linear(dim, hidden, bias)
+        self.out = Linear(hidden, dim, bias)
         self.dropout = dropout
 
     def widen(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows F"]:

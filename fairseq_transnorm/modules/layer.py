@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -31,16 +32,24 @@ def add_with_dropout(
     return torch.add(x, change.masked_fill(dropped, 0.0), alpha=change_weight / (1 - probability))
 
 
+NORM_PLACEMENTS = ("pre", "post", "res_post")
+
+
 class TransformerLayer(nn.Module):
-    """``x + attn(norm(x))`` then ``x + ffn(norm(x))``, or ``norm(x + attn(x))`` then ``norm(x + ffn(x))``.
+    """``x`` after an attention sublayer, then a feed-forward one; each, with f its function, is one of
+
+    ``x + f(norm(x))`` (pre), ``norm(x + f(x))`` (post) or ``x + norm(f(x))`` (res_post).
 
     Args:
         attn: any ``SelfAttention``.
         ffn: the feed-forward sublayer.
         attn_norm, ffn_norm: norms of the two sublayers.
         dropout: on each sublayer's output, before the residual sum.
-        post_norm: norm after the sum instead of before the sublayer.
+        norm_placement: one of ``NORM_PLACEMENTS``.
         skip_weight, change_weight: factors lambda of x and beta of the sublayer's output in both sums, constants.
+
+    Raises:
+        ValueError: an unknown placement of the norms.
     """
 
     def __init__(
@@ -50,17 +59,19 @@ class TransformerLayer(nn.Module):
         attn_norm: nn.Module,
         ffn_norm: nn.Module,
         dropout: float = 0.0,
-        post_norm: bool = False,
+        norm_placement: str = "pre",
         skip_weight: float = 1.0,
         change_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        if norm_placement not in NORM_PLACEMENTS:
+            raise ValueError(f"unknown norm placement {norm_placement!r}; known: {', '.join(NORM_PLACEMENTS)}")
         self.attn = attn
         self.ffn = ffn
         self.attn_norm = attn_norm
         self.ffn_norm = ffn_norm
         self.dropout = dropout
-        self.post_norm = post_norm
+        self.norm_placement = norm_placement
         self.skip_weight = skip_weight
         self.change_weight = change_weight
 
@@ -82,8 +93,11 @@ class TransformerLayer(nn.Module):
         return self._add(self.ffn_norm, x, self.ffn(self._before(self.ffn_norm, x))), state
 
     def _before(self, norm: nn.Module, x: Tensor) -> Tensor:
-        return x if self.post_norm else norm(x)
+        return norm(x) if self.norm_placement == "pre" else x
 
     def _add(self, norm: nn.Module, x: Tensor, change: Tensor) -> Tensor:
-        x = add_with_dropout(x, change, self.dropout if self.training else 0.0, self.skip_weight, self.change_weight)
-        return norm(x) if self.post_norm else x
+        probability = self.dropout if self.training else 0.0
+        if self.norm_placement == "res_post":
+            change, probability = norm(F.dropout(change, probability)), 0.0
+        x = add_with_dropout(x, change, probability, self.skip_weight, self.change_weight)
+        return norm(x) if self.norm_placement == "post" else x

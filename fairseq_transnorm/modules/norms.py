@@ -138,10 +138,11 @@ class ScaleNorm(nn.Module):
 
 
 class LayerNorm(nn.LayerNorm):
-    """torch's affine LayerNorm, computed in float32 or better."""
+    """torch's LayerNorm with a gain, and a bias unless ``bias=False``, computed in float32 or better."""
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
+        weight = at_least_float32(self.weight)
+        bias = None if self.bias is None else at_least_float32(self.bias)
         return nn.functional.layer_norm(at_least_float32(x), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
 

@@ -43,24 +43,31 @@ class SinusoidalPositions(nn.Module):
     Args:
         dim: model width D, at least 4.
         padding_idx: position of padding tokens.
+        interleaved: the paper's own layout instead, the first token being number 0: ``P[t] = [sin(t g_0), cos(t g_0),
+            sin(t g_1) ..]`` with ``g_k = 10000^(-2k/D)``.
     """
 
     table: Tensor
 
-    def __init__(self, dim: int, padding_idx: int) -> None:
+    def __init__(self, dim: int, padding_idx: int, interleaved: bool = False) -> None:
         super().__init__()
         if dim < 4:
             raise ValueError(f"sinusoidal positions need a width of at least 4, got {dim}")
         self.dim = dim
         self.padding_idx = padding_idx
+        self.interleaved = interleaved
         self.register_buffer("table", self._build(padding_idx + 1 + 512), persistent=False)
 
     def _build(self, size: int) -> Tensor:
         half = self.dim // 2
-        frequencies = torch.exp(torch.arange(half, dtype=torch.float64) * (-math.log(10000.0) / (half - 1)))
-        angles = torch.arange(size, dtype=torch.float64)[:, None] * frequencies
+        steps, first = (self.dim / 2, self.padding_idx + 1) if self.interleaved else (half - 1, 0)
+        frequencies = torch.exp(torch.arange(half, dtype=torch.float64) * (-math.log(10000.0) / steps))
+        angles = (torch.arange(size, dtype=torch.float64) - first)[:, None] * frequencies
         table = torch.zeros(size, self.dim, dtype=torch.float64)
-        table[:, :half], table[:, half : 2 * half] = angles.sin(), angles.cos()
+        sines, cosines = (
+            (slice(0, 2 * half, 2), slice(1, 2 * half, 2)) if self.interleaved else (slice(half), slice(half, 2 * half))
+        )
+        table[:, sines], table[:, cosines] = angles.sin(), angles.cos()
         table[self.padding_idx] = 0.0
         return table.to(torch.get_default_dtype())
 
@@ -73,18 +80,19 @@ class SinusoidalPositions(nn.Module):
 
 
 class LearnedPositions(nn.Module):
-    """One trained vector a position, drawn from N(0, 1/D); the row of padding is and stays 0.
+    """One trained vector a position, drawn from N(0, std^2); the row of padding is and stays 0.
 
     Args:
         dim: model width D.
         padding_idx: position of padding tokens.
         max_positions: most tokens of a sequence.
+        std: by default ``1/sqrt(D)``.
     """
 
-    def __init__(self, dim: int, padding_idx: int, max_positions: int) -> None:
+    def __init__(self, dim: int, padding_idx: int, max_positions: int, std: float | None = None) -> None:
         super().__init__()
         self.embedding = nn.Embedding(max_positions + padding_idx + 1, dim, padding_idx)
-        nn.init.normal_(self.embedding.weight, std=dim**-0.5)
+        nn.init.normal_(self.embedding.weight, std=dim**-0.5 if std is None else std)
         with torch.no_grad():
             self.embedding.weight[padding_idx] = 0.0
 

@@ -11,17 +11,21 @@ from torch import Tensor
 
 from .attention import Padding, SelfAttention, State
 
+Allowed = Bool[Tensor, "... keys"]  # broadcasts against B H T S: which keys (across) a query (down) may see
+
 
 def softmax_weights(
-    q: Float[Tensor, "B H T K"], k: Float[Tensor, "B H S K"], allowed: Bool[Tensor, "... keys"] | None = None
+    q: Float[Tensor, "B H T K"], k: Float[Tensor, "B H S K"], allowed: Allowed | None = None
 ) -> Float[Tensor, "B H T S"]:
     """Return ``softmax_s(q[t] . k[s] / sqrt(K))`` over the keys that are allowed; a row without any is 0.
 
-    ``allowed`` broadcasts against ``B H T S``.
-
     Source: Vaswani et al. 2017, arXiv:1706.03762, eq. (1).
     """
-    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    return masked_softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), allowed)
+
+
+def masked_softmax(scores: Float[Tensor, "*B T S"], allowed: Allowed | None) -> Float[Tensor, "*B T S"]:
+    """Return the softmax over the keys that are allowed, exactly 0 on the others; a row without any is 0."""
     if allowed is None:
         return torch.softmax(scores, dim=-1)
     return torch.softmax(scores.masked_fill(~allowed, float("-inf")), dim=-1).masked_fill(~allowed, 0.0)
@@ -33,13 +37,24 @@ class SoftmaxAttention(SelfAttention):
     Args:
         dim, num_heads, causal: as in ``SelfAttention``; there is no norm and no positional encoding.
         dropout: on the weights.
+        scale: whether to divide the scores by sqrt(K).
+        bias: whether the four maps have biases.
 
     The state of decoding is k and v of all positions so far. Source: Vaswani et al. 2017, arXiv:1706.03762.
     """
 
-    def __init__(self, dim: int, num_heads: int, causal: bool = False, dropout: float = 0.0) -> None:
-        super().__init__(dim, num_heads, None, "none", causal, init_gain=1.0)
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        causal: bool = False,
+        dropout: float = 0.0,
+        scale: bool = True,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(dim, num_heads, None, "none", causal, init_gain=1.0, bias=bias)
         self.dropout = dropout
+        self.scale = (dim // num_heads) ** -0.5 if scale else 1.0
 
     def heads(self, qkv: Float[Tensor, "B T threeD"]) -> Float[Tensor, "B T threeH K"]:
         """Part the heads; a softmax needs no wider type, its kernels add up in float32 by themselves."""
@@ -49,27 +64,39 @@ class SoftmaxAttention(SelfAttention):
         return qk
 
     def mix(self, heads: Tensor, key_padding_mask: Padding | None) -> Tensor:
-        q, k, v = self.features(heads)
-        dropout = self.dropout if self.training else 0.0
-        if key_padding_mask is None:
-            return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)
-        allowed = self._allowed(q.shape[2], k.shape[2], key_padding_mask, q.device)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+        return self.attend(*self.features(heads), key_padding_mask)
 
     def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: State | None, position: int) -> tuple[Tensor, State]:
         if (0 if state is None else state[0].shape[2]) != position:
             raise ValueError(f"position {position} needs the state of all {position} positions before it")
         if state is not None:
             k, v = torch.cat([state[0], k], dim=2), torch.cat([state[1], v], dim=2)
-        allowed = self._allowed(q.shape[2], k.shape[2], None, q.device)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed), (k, v)
+        return self.attend(q, k, v, None), (k, v)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Padding | None) -> Tensor:
+        """Return ``B H T V``; the queries are the last positions of the keys."""
+        dropout = self.dropout if self.training else 0.0
+        if key_padding_mask is None and q.shape[2] == k.shape[2]:
+            return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal, scale=self.scale)
+        allowed = self.allowed(q.shape[2], k.shape[2], key_padding_mask, q.device)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout, scale=self.scale)
 
     def dense_weights(self, q: Tensor, k: Tensor, key_padding_mask: Padding | None) -> Tensor:
-        return softmax_weights(q, k, self._allowed(q.shape[2], k.shape[2], key_padding_mask, q.device))
+        return self.weigh(self.scores(q, k), self.allowed(q.shape[2], k.shape[2], key_padding_mask, q.device))
 
-    def _allowed(self, queries: int, keys: int, padding: Padding | None, device: torch.device) -> Tensor | None:
-        """Return which keys (across) the last ``queries`` positions (down) may see, None for all."""
-        allowed = None if padding is None else ~padding[:, None, None, :]
+    def scores(self, q: Float[Tensor, "B H T K"], k: Float[Tensor, "B H S K"]) -> Float[Tensor, "B H T S"]:
+        """Return the scores, scaled but not masked."""
+        return q @ k.transpose(-1, -2) * self.scale
+
+    def weigh(self, scores: Float[Tensor, "B H T S"], allowed: Allowed | None) -> Float[Tensor, "B H T S"]:
+        """Return the weights of the values."""
+        return masked_softmax(scores, allowed)
+
+    def allowed(
+        self, queries: int, keys: int, key_padding_mask: Padding | None, device: torch.device
+    ) -> Allowed | None:
+        """Return which keys the last ``queries`` positions may see, None for all."""
+        allowed = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
         if not self.causal:
             return allowed
         # the queries are the last positions

@@ -220,7 +220,7 @@ def build_layer(cfg: Any, weights: ResidualWeights) -> TransformerLayer:
         LayerNorm(dim),
         LayerNorm(dim),
         cfg.dropout,
-        post_norm=not cfg.encoder_normalize_before,
+        "pre" if cfg.encoder_normalize_before else "post",
         skip_weight=weights.skip,
         change_weight=weights.change,
     )

@@ -137,5 +137,5 @@ def build_layer(cfg: Any, kind: str, causal: bool, post_norm: bool) -> Transform
         build_norm_of(cfg, cfg.layer_norm_type),
         build_norm_of(cfg, cfg.layer_norm_type),
         cfg.dropout,
-        post_norm,
+        "post" if post_norm else "pre",
     )
