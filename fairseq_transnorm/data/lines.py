@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 SPLITS = ("train", "valid", "test")
@@ -56,6 +56,23 @@ def read_lines(path: str | os.PathLike[str], keep_blank: bool = False) -> Iterat
                 yield line
 
 
+def folder_lines(folder: Path, files: Mapping[str, str]) -> Callable[[str], Iterator[str]]:
+    """Reader of the splits of a text that lie in one folder, with their empty lines.
+
+    Args:
+        folder: has the files.
+        files: split -> name of its file.
+
+    Raises:
+        FileNotFoundError: a file is missing; the text lists what is there.
+    """
+    paths = {split: folder / file for split, file in files.items()}
+    if missing := [path.name for path in paths.values() if not path.is_file()]:
+        there = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
+        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}; it has: {there}")
+    return lambda split: read_lines(paths[split], keep_blank=True)
+
+
 def documents_of(lines: Iterable[str]) -> Iterator[list[str]]:
     """Documents of a text that has one sentence a line and empty lines between documents; none is empty."""
     document: list[str] = []
@@ -67,6 +84,14 @@ def documents_of(lines: Iterable[str]) -> Iterator[list[str]]:
             document = []
     if document:
         yield document
+
+
+def chunks_of(lines: Iterable[str]) -> Iterator[str]:
+    """Sentences of a text in which empty lines part them, as the Brown corpus is distributed.
+
+    The lines of a chunk are joined; a chunk that begins with ``#`` is a comment and left out.
+    """
+    return (" ".join(chunk) for chunk in documents_of(lines) if not chunk[0].startswith("#"))
 
 
 def document_lines(documents: Iterable[Iterable[str]]) -> Iterator[str]:

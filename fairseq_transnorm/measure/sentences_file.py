@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from ..data.lines import documents_of, read_lines
+from ..data.lines import chunks_of, read_lines
 
 
 def read_sentences(path: str | Path, limit: int | None = None) -> list[str]:
@@ -33,7 +33,4 @@ def read_sentences(path: str | Path, limit: int | None = None) -> list[str]:
 
 
 def _sentences(lines: list[str]) -> Iterator[str]:
-    if "" not in lines:
-        return iter(lines)
-    chunks = (" ".join(chunk) for chunk in documents_of(lines))
-    return (chunk for chunk in chunks if not chunk.startswith("#"))
+    return chunks_of(lines) if "" in lines else iter(lines)

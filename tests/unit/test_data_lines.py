@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq_transnorm.data.lines import deal, decode_lines, ranking, read_lines, split_words
+from fairseq_transnorm.data.lines import chunks_of, deal, decode_lines, ranking, read_lines, split_words
 
 
 def test_white_space_becomes_single_spaces_and_blank_lines_go(tmp_path):
@@ -27,6 +27,23 @@ def test_missing_file_lists_what_is_there(tmp_path):
     (tmp_path / "there.txt").touch()
     with pytest.raises(FileNotFoundError, match=r"no file .*none\.txt; beside it: there\.txt"):
         list(read_lines(tmp_path / "none.txt"))
+
+
+def test_chunks_are_sentences_and_comments_go():
+    lines = [
+        "# first line",
+        "of a comment",
+        "",
+        "",
+        "one sentence",
+        "of two lines",
+        "",
+        "another # here",
+        "#",
+        "",
+        "last",
+    ]
+    assert list(chunks_of(lines)) == ["one sentence of two lines", "another # here #", "last"]
 
 
 def test_words():
