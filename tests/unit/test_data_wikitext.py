@@ -9,6 +9,7 @@ import pytest
 from fairseq_transnorm.data import wikitext
 from fairseq_transnorm.data.binarize import build
 from fairseq_transnorm.data.fetch import FetchError
+from fairseq_transnorm.data.published import differences
 from fairseq_transnorm.data.tokenizers import Tokenization
 from tests.data_sources import preprocess_here, serve, tiny_gpt2
 
@@ -105,14 +106,30 @@ def test_folder_gives_the_same_and_differences_are_told(tmp_path):
     )
 
 
-def test_counts_of_tokens_and_symbols_are_compared(monkeypatch):
-    edition = wikitext.Edition((), "", {"test": (2, 6)}, symbols=16)
-    monkeypatch.setitem(wikitext.EDITIONS, "wikitext-2", edition)
+def test_counts_of_tokens_and_symbols_are_compared():
+    published = ({"test": (2, 6)}, 16)
     facts = {"splits": {"test": {"lines": 2, "words": 5}}, "kind": "words", "vocab_size": 24}
-    assert wikitext.compare("wikitext-2", facts) == ["test has 7 tokens with </s> instead of 6"]
+    assert differences(*published, facts) == ["test has 7 tokens with </s> instead of 6"]
     facts["splits"]["test"]["words"] = 4
-    assert wikitext.compare("wikitext-2", facts) == ["the dictionary has 24 symbols instead of 16"]
-    assert wikitext.compare("wikitext-2", facts | {"kind": "sentencepiece"}) == []
+    assert differences(*published, facts) == ["the dictionary has 24 symbols instead of 16"]
+    assert differences(*published, facts | {"kind": "sentencepiece"}) == []
+
+
+def test_paragraphs(tmp_path, monkeypatch):
+    """Headings and empty lines go, and count when the whole is compared with what is published."""
+    for split, text in TEXTS.items():
+        (tmp_path / f"wiki.{split}.tokens").write_text(text)
+    counts = {"train": (4, 14), "valid": (2, 5), "test": (2, 7)}
+    monkeypatch.setitem(wikitext.EDITIONS, "wikitext-2", wikitext.Edition((), "", counts, symbols=16))
+    warnings = []
+    corpus = wikitext.corpus("wikitext-2", tmp_path, warnings.append, paragraphs=True)
+    assert list(corpus.lines("train")) == ["The <unk> @-@ cat , sat ."]
+    note = build(corpus, tmp_path / "data", WORDS)
+    assert warnings == ["warning: this is not the official wikitext-2: test has 6 tokens with </s> instead of 7"]
+    assert note["paragraphs"]
+    train = note["splits"]["train"]
+    assert (train["lines"], train["words"], train["left_out_lines"], train["left_out_words"]) == (1, 7, 3, 3)
+    assert "=" not in {line.split()[0] for line in (tmp_path / "data" / "dict.txt").read_text().splitlines()}
 
 
 def test_missing_parts(tmp_path):
