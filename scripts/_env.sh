@@ -10,7 +10,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 ENV_DIR=$ROOT/.venv
 ENV_LOG=$ROOT/.venv.log
 ENV_STAMP=$ENV_DIR/stamp
-ENV_EXTRAS=text,data,log,dev
+ENV_EXTRAS=text,data,hf,log,dev
 
 _env_say() { printf '%s\n' "$*" >&2; }
 
@@ -110,7 +110,7 @@ _env_build() {
     _env_step "5/6 fairseq, the other packages, this package" "$net" \
         _env_pip --no-build-isolation --editable ".[$ENV_EXTRAS]" || return 1
     _env_step "6/6 check" "remove $ENV_DIR" \
-        "$ENV_DIR/bin/python" -c "import fairseq, fastBPE, nltk, sentencepiece, tokenizers, torch; print(torch.__version__)" || return 1
+        "$ENV_DIR/bin/python" -c "import fairseq, fastBPE, nltk, sentencepiece, tokenizers, torch, transformers; print(torch.__version__)" || return 1
     printf '%s\n' "$(_env_hash)" "$version" "$ROOT" >"$ENV_STAMP.new" && mv "$ENV_STAMP.new" "$ENV_STAMP"
 }
 
