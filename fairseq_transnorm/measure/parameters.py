@@ -21,7 +21,10 @@ SCOPES = ("layers", "all", "linear", "matrices")
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|blocks?|h)\.(\d+)\.")
 _STACK = re.compile(r"(?:^|\.)(encoder|decoder)\.")
 _EMBEDDING = re.compile(r"embed|(?:^|\.)(?:wte|wpe|shared)\.|relative_attention_bias")
-_PIECE = 2**20  # numbers that are held in float64 at once
+# the linear maps of GPT-2 in Hugging Face are stored in x out
+_TRANSPOSED = re.compile(r"(?:^|\.)(?:c_attn|q_attn|c_proj|c_fc)\.weight$")
+# Numbers that are held in float64 at once: few enough for a processor's cache, or for a GPU to have few calls.
+_PIECE, _PIECE_OF_A_GPU = 2**17, 2**24
 
 
 class Layer(NamedTuple):
@@ -81,13 +84,15 @@ def by_layer(parameters: Vector) -> dict[Layer, dict[str, Tensor]]:
 
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     flat = [tensor.detach().reshape(-1) for tensor in tensors]
-    for start in range(0, flat[0].numel(), _PIECE):
-        yield tuple(tensor[start : start + _PIECE].double() for tensor in flat)
+    size = _PIECE if flat[0].device.type == "cpu" else _PIECE_OF_A_GPU
+    for start in range(0, flat[0].numel(), size):
+        yield tuple(tensor[start : start + size].double() for tensor in flat)
 
 
 def dot(first: Vector, second: Vector) -> float:
     """Return the inner product of two vectors with the same names, in float64."""
-    return math.fsum(float(torch.dot(a, b)) for name in first for a, b in _pieces(first[name], second[name]))
+    parts = [torch.dot(a, b) for name in first for a, b in _pieces(first[name], second[name])]
+    return math.fsum(torch.stack(parts).tolist()) if parts else 0.0  # one transfer from a GPU
 
 
 def norm(parameters: Vector) -> float:
@@ -110,12 +115,16 @@ def smallest_rms(parameters: Vector) -> float:
 def linear_column_norm(parameters: Vector) -> float:
     """Return the mean 2-norm of a column of the linear maps (out x in), over all columns of all of them.
 
-    A column holds what one input feature is multiplied with, so wide maps weigh more.
+    A column holds what one input feature is multiplied with, so wide maps weigh more. GPT-2's maps in Hugging Face's
+    library, which are in x out, are known by their names.
 
     Args:
         parameters: those of the scope ``linear``.
     """
-    columns = [torch.linalg.vector_norm(p.detach().double(), dim=0) for p in parameters.values()]
+    columns = [
+        torch.linalg.vector_norm(p.detach(), dim=1 if _TRANSPOSED.search(name) else 0, dtype=torch.float64)
+        for name, p in parameters.items()
+    ]
     return float(torch.cat(columns).mean())
 
 
@@ -143,17 +152,17 @@ def step_between(before: Vector, after: Vector) -> Step:
 
     Source: Merrill et al. 2021, arXiv:2010.09697, section 3.
     """
-    return step_of(_sums(before, after, name) for name in before)
+    return step_of(step_sums(before[name], after[name]) for name in before)
 
 
-def _sums(before: Vector, after: Vector, name: str) -> tuple[float, float, float, float]:
-    """Return theta . theta, theta' . theta', delta . delta and theta . delta of one parameter."""
-    totals: list[list[float]] = [[], [], [], []]
-    for a, b in _pieces(before[name], after[name]):
+def step_sums(before: Tensor, after: Tensor) -> tuple[float, float, float, float]:
+    """Return theta . theta, theta' . theta', delta . delta and theta . delta of one parameter, in float64."""
+    parts = []
+    for a, b in _pieces(before, after):
         delta = b - a
-        for total, (x, y) in zip(totals, ((a, a), (b, b), (delta, delta), (a, delta)), strict=True):
-            total.append(float(torch.dot(x, y)))
-    return tuple(map(math.fsum, totals))  # type: ignore[return-value]
+        parts.append(torch.stack([torch.dot(x, y) for x, y in ((a, a), (b, b), (delta, delta), (a, delta))]))
+    first, second, moved, product = torch.stack(parts).sum(0).tolist() if parts else (0.0,) * 4
+    return first, second, moved, product
 
 
 def step_of(sums: Iterable[tuple[float, float, float, float]]) -> Step:
