@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from fairseq.data import data_utils
 
 from ..whole_file import whole_file
 from .checkpoints import Run
 
 LOGITS = 2**27  # numbers of a batch: 0.5 GB, and the softmax needs some copies of them
+_LINES = 10_000  # of a split, counted at once
 
 
 def load_split(run: Run, subset: str) -> Any:
@@ -38,6 +42,27 @@ def count_tokens(run: Run, subset: str) -> int:
     """Return the tokens of a split of the run's data, the ``</s>`` of each line included; raises as ``load_split``."""
     dataset = load_split(run, subset)  # its sizes lie in a file that is closed when nothing refers to it
     return int(dataset.sizes.sum())
+
+
+def symbol_counts(run: Run, subset: str) -> np.ndarray:
+    """Return how often each symbol of the dictionary occurs in a split, ``</s>`` included; raises as ``load_split``."""
+    dataset, symbols = load_split(run, subset), len(run.task.source_dictionary)
+    counts = np.zeros(symbols, dtype=np.int64)
+    for start in range(0, len(dataset), _LINES):
+        text = torch.cat([dataset[i] for i in range(start, min(start + _LINES, len(dataset)))])
+        counts += np.bincount(text.numpy(), minlength=symbols)
+    return counts
+
+
+def unigram_perplexity(targets: np.ndarray, counts: np.ndarray) -> float:
+    """Return what a model without any context reaches: the frequencies of a training text, one added to each.
+
+    Args:
+        targets: how often each symbol is predicted.
+        counts: how often it occurs in the training text.
+    """
+    probabilities = (counts + 1) / (counts.sum() + len(counts))
+    return math.exp(-float(targets @ np.log(probabilities)) / int(targets.sum()))
 
 
 def evaluation_parser(prog: str, description: str | None) -> argparse.ArgumentParser:

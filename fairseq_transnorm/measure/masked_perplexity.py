@@ -28,11 +28,10 @@ from omegaconf import open_dict
 
 from .checkpoints import Run, load_run, read_state
 from .commands import run_command
-from .evaluation import LOGITS, evaluation_parser, load_split, write_rows
+from .evaluation import LOGITS, evaluation_parser, load_split, symbol_counts, unigram_perplexity, write_rows
 
 PROG = "masked_perplexity"
 CONVENTION = "masked"
-LINES = 10_000  # of the training text, counted at once
 
 
 @dataclass(frozen=True)
@@ -123,14 +122,9 @@ def unigram_counts(run: Run, task: MaskedLMTask) -> np.ndarray | None:
     None where the data folder has no such split.
     """
     try:
-        lines = load_split(run, "train")
+        counts = symbol_counts(run, "train")
     except FileNotFoundError:
         return None
-    symbols = len(task.source_dictionary)
-    counts = np.zeros(symbols, dtype=np.int64)
-    for start in range(0, len(lines), LINES):
-        text = torch.cat([lines[i] for i in range(start, min(start + LINES, len(lines)))])
-        counts += np.bincount(text.numpy(), minlength=symbols)
     task.load_dataset("train")
     counts[task.source_dictionary.bos()] += len(task.dataset("train"))
     return counts
@@ -164,7 +158,7 @@ def evaluate(run: Run, subset: str, settings: Settings, counts: np.ndarray | Non
         "loss_nats": bits * math.log(2),
         "loss_bits": bits,
         "perplexity": 2.0**bits,
-        "unigram_perplexity": None if counts is None else _unigram_perplexity(targets, counts),
+        "unigram_perplexity": None if counts is None else unigram_perplexity(targets, counts),
         "fingerprint": digest.hexdigest()[:16],
     }
 
@@ -217,11 +211,6 @@ def _read(run: Run, task: MaskedLMTask, subset: str, settings: Settings, kept: S
     if sorted(sums.digests) != list(kept):
         raise ValueError(f"{len(sums.digests)} of {len(kept)} sequences of split {subset!r} were evaluated")
     return sums
-
-
-def _unigram_perplexity(targets: np.ndarray, counts: np.ndarray) -> float:
-    probabilities = (counts + 1) / (counts.sum() + len(counts))
-    return math.exp(-float(targets @ np.log(probabilities)) / int(targets.sum()))
 
 
 def sentence(row: dict[str, Any]) -> str:
