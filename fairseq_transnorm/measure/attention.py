@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -163,15 +163,15 @@ def replaced_weights(model: nn.Module, weigh: Weigh) -> Iterator[None]:
         for name, (_, module) in softmax_attentions(model).items():
             if isinstance(module, MultiheadAttention):
                 _check_plain(name, module)
-                method, replacement = "forward", _fairseq_forward(name, module, weigh)
+                module.forward = _fairseq_forward(name, module, weigh)
+                stack.callback(delattr, module, "forward")  # uncovers the method of the class
             else:
-                method, replacement = "mix", _mix(name, module, weigh)
-            setattr(module, method, replacement)
-            stack.callback(delattr, module, method)
+                module.mix = _mix(name, module, weigh)  # type: ignore[assignment]
+                stack.callback(delattr, module, "mix")
         yield
 
 
-def hardmax_attention(model: nn.Module, tolerance: float = 0.0) -> Any:
+def hardmax_attention(model: nn.Module, tolerance: float = 0.0) -> AbstractContextManager[None]:
     """Put the exact hardmax in place of every softmax of ``model`` for a while; ``si_norm``, which has none, stays.
 
     Arguments and errors as of :func:`hardmax` and :func:`replaced_weights`.

@@ -6,6 +6,7 @@ from fairseq.modules import MultiheadAttention
 from torch import nn
 
 from fairseq_transnorm.measure.attention import attention_modules, each_attention
+from fairseq_transnorm.measure.efficiency import build_model
 from fairseq_transnorm.measure.recorder import record
 from tests.transnormer_reference import T1, build_lm, random_tokens
 
@@ -24,6 +25,21 @@ def test_layers_come_in_order_with_their_kinds():
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "causal"),
+    [("normgrowth_control", "softmax", True), ("normgrowth_si_norm", "si_norm", True), ("dslm_bert", "softmax", False)],
+)
+def test_softmax_attention_of_the_package_is_known(name, kind, causal):
+    model, tokens = build_model(name, 12, 16, 2, 4, 24), random_tokens(3, 12)
+    tokens[1, 9:] = 1  # padding
+    for number, result in enumerate(each_attention(model, tokens, keep)):
+        assert result.module.endswith(f"layers.{number}.attn")
+        assert result.kind == kind
+        torch.testing.assert_close(result.value.sum(-1), torch.ones(3, 4, 12))
+        assert torch.equal(result.value, result.value.tril()) == causal
+        assert (result.value[1, :, :9, 9:] == 0).all(), "padding comes last, or is masked"
+
+
 @pytest.mark.parametrize("options", [{}, T1, {"post_norm": True}], ids=["t2", "t1", "post-norm"])
 def test_the_weights_explain_the_output_of_each_layer(options):
     """Weights times values, normalised and projected, is what the layer's attention really adds."""
@@ -33,7 +49,7 @@ def test_the_weights_explain_the_output_of_each_layer(options):
         found = each_attention(model, tokens, keep)
         for layer, x, result in zip(model.decoder.layers, hidden, found, strict=False):
             x = x.transpose(0, 1)
-            attn_in = x if layer.post_norm else layer.attn_norm(x)
+            attn_in = layer.attn_norm(x) if layer.norm_placement == "pre" else x
             width = x.shape[-1]
             v = (attn_in @ layer.attn.qkv.weight[2 * width :].T + layer.attn.qkv.bias[2 * width :]).unflatten(
                 -1, (2, -1)
