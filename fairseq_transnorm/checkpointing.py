@@ -1,6 +1,6 @@
 """Runs that survive a kill: whole checkpoints, and the same numbers after going on.
 
-Five functions of fairseq are replaced when the package is imported, since no option or hook reaches them for all
+Six functions of fairseq are replaced when the package is imported, since no option or hook reaches them for all
 commands (read in ve-fairseq 0.12.3):
 
 * ``PathManager.copy``. A checkpoint is written under a temporary name and renamed, but then copied over
@@ -14,15 +14,20 @@ commands (read in ve-fairseq 0.12.3):
   starts its own.
 * ``checkpoint_utils.torch_persistent_save``. Some metrics, such as Matthews correlation, are numpy's numbers, which get
   into the checkpoint as its score and which torch's safe loader then refuses. Here they become Python's.
-* ``load_checkpoint_to_cpu``. For a truncated file torch says ``[Errno 22] Invalid argument`` and no name.
+* ``load_checkpoint_to_cpu``. For a truncated file torch says ``[Errno 22] Invalid argument`` and no name. And torch's
+  safe loader refuses the Namespace in which the options of fairseq's sgd, adafactor and roberta stand, so that no such
+  run could go on; here it may be one, which runs no code.
 * ``Trainer.load_checkpoint``. The state of the task is saved, but never read again. Here a task with ``check_state`` is
   shown it before anything else is taken from the checkpoint, also from that of a pretraining (--finetune-from-model).
+* ``Trainer.begin_epoch``. A task is never told where checkpoints go, nor that training begins: here a task with
+  ``begin_training`` is shown the trainer once, when all is ready for the first update of this process.
 
 Checkpoints written with ``--write-checkpoints-asynchronously`` stay as fairseq writes them: not protected.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import zipfile
@@ -33,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from fairseq import checkpoint_utils
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.file_io import PathManager
@@ -44,6 +50,7 @@ _fairseq_iterator = FairseqTask.get_batch_iterator
 _fairseq_save = checkpoint_utils.torch_persistent_save
 _fairseq_load = checkpoint_utils.load_checkpoint_to_cpu
 _fairseq_resume = Trainer.load_checkpoint
+_fairseq_begin_epoch = Trainer.begin_epoch
 _training = ContextVar[Any]("task of the trainer that is loading a checkpoint", default=None)
 
 
@@ -101,12 +108,13 @@ def load_checkpoint_to_cpu(path: str, *args: Any, **kwargs: Any) -> Any:
             trained does not fit it.
     """
     try:
-        state = _fairseq_load(path, *args, **kwargs)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = _fairseq_load(path, *args, **kwargs)
     except Exception as error:
         # torch writes zip archives, whose list of contents stands at the end: a cut file has none.
         if not os.path.isfile(path) or zipfile.is_zipfile(path):
             raise
-        raise ValueError(_truncated(Path(path))) from error
+        raise ValueError(truncated(Path(path))) from error
     if hasattr(task := _training.get(), "check_state"):
         task.check_state(state.get("task_state") or {}, path)
     return state
@@ -122,7 +130,31 @@ def resume(self: Trainer, *args: Any, **kwargs: Any) -> Any:
         _training.reset(token)
 
 
-def _truncated(path: Path) -> str:
+@wraps(_fairseq_begin_epoch)
+def begin_epoch(self: Trainer, epoch: int) -> None:
+    """Begin an epoch as fairseq does; before the first one the task may look at the trainer."""
+    _fairseq_begin_epoch(self, epoch)
+    if not hasattr(self, "_shown_to_task") and hasattr(self.task, "begin_training"):
+        self._shown_to_task = True
+        self.task.begin_training(self)
+
+
+def save_initial(trainer: Trainer) -> None:
+    """Write ``checkpoint_init.pt`` before the first update: the model as it begins, in the layout of all checkpoints.
+
+    ``--restore-file checkpoint_init.pt`` trains as from the start. fairseq's own names of checkpoints to be deleted do
+    not match this one. To be called in all processes; the first writes.
+    """
+    trainer.consolidate_optimizer()  # the state that is saved asks for it
+    name = f"checkpoint_init{trainer.checkpoint_suffix}.pt"
+    start = {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}
+    trainer.save_checkpoint(
+        os.path.join(trainer.cfg.checkpoint.save_dir, name), {"train_iterator": start, "val_loss": None}
+    )
+
+
+def truncated(path: Path) -> str:
+    """Say that a file is cut, and which beside it are whole."""
     others = sorted(p.name for p in path.parent.glob("*.pt") if p != path and zipfile.is_zipfile(p))
     advice = f"whole ones beside it: {', '.join(others)}" if others else "there is no other one beside it"
     return f"{path} ({path.stat().st_size:,} bytes) is truncated or no checkpoint; {advice}"
@@ -135,3 +167,4 @@ def protect() -> None:
     checkpoint_utils.torch_persistent_save = torch_persistent_save
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
     Trainer.load_checkpoint = resume
+    Trainer.begin_epoch = begin_epoch

@@ -1,5 +1,8 @@
 """What the package replaces in fairseq so that a run goes on as if it had not been stopped."""
 
+import argparse
+import pickle
+import subprocess
 from collections import OrderedDict
 
 import numpy as np
@@ -51,3 +54,18 @@ def test_numbers_of_numpy_are_saved_as_python_s(tmp_path):
     assert got["optimizer_history"] == [{"lr_scheduler_state": {"best": 12.5}}]
     assert torch.equal(got["extra_state"]["tensor"], weight)
     assert type(extra["best"]) is np.float64, "what the training holds stays as it is"
+
+
+def test_options_of_sgd_and_adafactor_do_not_keep_a_run_from_going_on(tmp_path):
+    """fairseq's optimisers without a config have theirs in a Namespace, which torch's safe loader refuses."""
+    cfg = {"optimizer": argparse.Namespace(_name="adafactor", scale_parameter=True)}
+    state = {"args": None, "cfg": cfg, "model": {}, "extra_state": {"train_iterator": {"epoch": 1}}}
+    torch.save(
+        state | {"optimizer_history": [{"num_updates": 3, "optimizer_name": "x", "lr_scheduler_state": {}}]},
+        tmp_path / "c.pt",
+    )
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "c.pt"))
+    assert state["cfg"].optimizer.scale_parameter is True
+    torch.save({"cfg": {"optimizer": subprocess.Popen}}, tmp_path / "c.pt")
+    with pytest.raises(pickle.UnpicklingError, match="Popen"):
+        checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "c.pt"))
