@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -24,43 +25,55 @@ def token_cosines(a: Float[Tensor, "B T D"], b: Float[Tensor, "B T D"]) -> Float
     return (a * b).sum(-1) / (sizes + _FLOOR)
 
 
-class SaturationSums(NamedTuple):
-    """Sums over the tokens of some batches, for means over more of them.
+def mean_pair_cosine(units: Float[Tensor, " D"], squares: float, tokens: int) -> float | None:
+    """Return the mean cosine of two different tokens, 1 where all point the same way; None for fewer than two tokens.
+
+    All pairs at once: the squared length of the sum of the unit vectors is the sum over all pairs, those of a token
+    with itself included.
+
+    Args:
+        units: sum of the tokens' unit vectors.
+        squares: sum of their squared lengths, which are 1, or 0 for a token that is a zero vector.
+        tokens: how many.
+    """
+    return (float(units.square().sum()) - squares) / (tokens * (tokens - 1)) if tokens > 1 else None
+
+
+class EncodingSums(NamedTuple):
+    """Sums over the tokens of a batch, for means over several.
 
     Attributes:
-        hidden: sum of the cosines of each hidden state, the embedding first.
-        encodings: sum of the cosines of what the classifier reads.
+        cosines: of the cosines between ``f(x; theta)`` and ``f(x; c theta)``.
+        units: of the unit vectors of ``f(x; theta)``, float64.
+        squares: of the squared lengths of these.
         tokens: how many tokens.
     """
 
-    hidden: list[float]
-    encodings: float
+    cosines: float
+    units: Float[Tensor, " D"]
+    squares: float
     tokens: int
-
-    def __add__(self, other: SaturationSums) -> SaturationSums:  # type: ignore[override]
-        hidden = [a + b for a, b in zip(self.hidden, other.hidden, strict=True)]
-        return SaturationSums(hidden, self.encodings + other.encodings, self.tokens + other.tokens)
 
 
 class Saturation:
-    """Cosines between ``f(x; theta)`` and ``f(x; c theta)``, token by token, for as many batches as one likes.
+    """Compares the encodings ``f(x; theta)`` and ``f(x; c theta)``, what the classifier reads, batch by batch.
 
     Args:
-        model: what ``HiddenStates`` can read.
+        model: what ``HiddenStates`` can read; it must not be trained meanwhile.
         c: factor that stands for infinity.
-        scale_positions: see ``ScaledNetwork``.
     """
 
-    def __init__(self, model: nn.Module, c: float = SATURATED, scale_positions: bool = False) -> None:
-        states = model if isinstance(model, HiddenStates) else HiddenStates(model)
-        self.plain = ScaledNetwork(states, 1.0)
-        self.saturated = ScaledNetwork(states, c, scale_positions=scale_positions)
+    def __init__(self, model: nn.Module, c: float = SATURATED) -> None:
+        states = HiddenStates(model)
+        self.plain, self.saturated = ScaledNetwork(states, 1.0), ScaledNetwork(states, c)
 
-    def __call__(self, tokens: Int[Tensor, "B T"], keep: Bool[Tensor, "B T"]) -> SaturationSums:
+    def __call__(self, tokens: Int[Tensor, "B T"], keep: Bool[Tensor, "B T"]) -> EncodingSums:
         """Return the sums of one batch, over the tokens to ``keep`` (those that are no padding)."""
-        plain: States = self.plain(tokens)
-        saturated: States = self.saturated(tokens)
-        hidden = [float(token_cosines(a, b)[keep].sum()) for a, b in zip(plain.hidden, saturated.hidden, strict=True)]
-        return SaturationSums(
-            hidden, float(token_cosines(plain.encodings, saturated.encodings)[keep].sum()), int(keep.sum())
-        )
+        plain, saturated = (self._encodings(network(tokens), keep) for network in (self.plain, self.saturated))
+        units = F.normalize(plain, dim=-1)
+        cosines = float(token_cosines(plain, saturated).sum())
+        return EncodingSums(cosines, units.sum(0), float(units.square().sum()), len(units))
+
+    @staticmethod
+    def _encodings(states: States, keep: Bool[Tensor, "B T"]) -> Float[Tensor, "n D"]:
+        return states.encodings[keep].double()

@@ -68,7 +68,7 @@ class ScaledNetwork:
 def _scaled(parameter: Tensor, c: float, name: str, masks: Mapping[str, Tensor] | None) -> Tensor:
     wide = parameter.float() if parameter.dtype in (torch.half, torch.bfloat16) else parameter.detach()
     if masks is None:
-        return c * wide
+        return wide if c == 1.0 else c * wide
     return wide if name not in masks else torch.where(masks[name], c * wide, wide)
 
 

@@ -1,3 +1,3 @@
 """Tasks; importing this package registers them."""
 
-from . import bert_sop_lm, dslm_sentence_prediction, dslm_sentence_ranking
+from . import bert_sop_lm, dslm_sentence_prediction, dslm_sentence_ranking, normgrowth_lm, normgrowth_masked_lm

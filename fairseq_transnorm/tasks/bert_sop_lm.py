@@ -10,7 +10,6 @@ from typing import Any, Optional
 
 from fairseq import utils
 from fairseq.data import Dictionary, data_utils
-from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING
 
@@ -20,6 +19,7 @@ from ..data.tokenizers import KINDS
 from ..data.word_masking import WordMasking, replacements, special_symbols
 from ..data.word_pieces import continues_word, word_starts
 from ..models.options import flag
+from .growth_log import GrowthLogConfig, GrowthLogMixin
 from .kept_dictionary import KeptDictionary
 
 NAME = "bert_sop_lm"  # in messages
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class BertSopLMConfig(FairseqDataclass):
+class BertSopLMConfig(GrowthLogConfig):
     """Options of the task; the defaults are those of the original."""
 
     data: str = field(default=MISSING, metadata={"help": "data folder; of several with ':' between, one an epoch"})
@@ -53,7 +53,7 @@ class BertSopLMConfig(FairseqDataclass):
 
 
 @register_task("bert_sop_lm", dataclass=BertSopLMConfig)
-class BertSopLMTask(KeptDictionary, FairseqTask):
+class BertSopLMTask(KeptDictionary, GrowthLogMixin, FairseqTask):
     """Pretraining on documents; :mod:`fairseq_transnorm.data.sentence_pairs` shows a sample.
 
     The data folder is what fairseq-preprocess makes of a text with one sentence a line and an empty line after each

@@ -6,18 +6,18 @@ from typing import Any
 
 import torch
 from fairseq.data import data_utils
-from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from omegaconf import II, MISSING, OmegaConf, open_dict
 from torch import Tensor
 
 from ..data.labelled_pairs import PairDataset
+from .growth_log import GrowthLogConfig, GrowthLogMixin
 from .kept_dictionary import KeptDictionary
 
 
 @dataclass
-class DslmSentenceConfig(FairseqDataclass):
+class DslmSentenceConfig(GrowthLogConfig):
     """What both tasks of sentences are told; the names are those of fairseq's own."""
 
     data: str = field(default=MISSING, metadata={"help": "data folder of preprocessing/glue.py --dslm or race.py"})
@@ -36,7 +36,7 @@ class DslmSentencePredictionConfig(DslmSentenceConfig):
 
 
 @register_task("dslm_sentence_prediction", dataclass=DslmSentencePredictionConfig)
-class DslmSentencePredictionTask(KeptDictionary, SentencePredictionTask):
+class DslmSentencePredictionTask(KeptDictionary, GrowthLogMixin, SentencePredictionTask):
     """As fairseq's ``sentence_prediction``, with its criterion, but for how examples are joined and cut.
 
     The folder has ``input0``, for pairs ``input1``, and ``label``; preprocessing/glue.py --dslm makes it. Premise

@@ -26,7 +26,7 @@ LEVELS = {
     "__main__": 3,
 }
 # Measures that are plain torch, like modules/, and that training logs too.
-PLAIN_MEASURES = {f"measure.{name}" for name in ("parameters", "hidden_states", "scaling", "saturation")}
+PLAIN_MEASURES = {f"measure.{name}" for name in ("parameters", "hidden_states", "scaling", "saturation", "growth_log")}
 ENTRY_FOLDERS = ("analysis", "preprocessing", "scripts")
 
 
