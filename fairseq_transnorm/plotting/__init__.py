@@ -5,7 +5,7 @@ from .command import Labelled, analysis_parser, at_least, labelled, run_analysis
 from .figure import figure, panels
 from .scores import Rows, run_score_table, score_parser
 from .styles import BASELINE, LIMIT, line_style, line_styles, ordered_colours, ordered_markers
-from .tables import Table, format_cell, format_markdown, format_table, load_table, save_table
+from .tables import Table, format_cell, format_markdown, format_table, load_table, save_csv, save_table
 
 __all__ = [
     "BASELINE",
@@ -33,6 +33,7 @@ __all__ = [
     "panels",
     "run_analysis",
     "run_score_table",
+    "save_csv",
     "save_table",
     "score_parser",
     "shared_legend",

@@ -85,7 +85,8 @@ def run_analysis(
 ) -> int:
     """Parse, measure or load the table, draw, print a table and what was written; return the exit status.
 
-    A wrong file or value ends in one line on standard error and status 1; wrong options in argparse's status 2.
+    A wrong file or value, or a missing package, ends in one line on standard error and status 1; wrong options in
+    argparse's status 2.
 
     Args:
         parser: of :func:`analysis_parser`, with the file's own options added.
@@ -109,7 +110,7 @@ def run_analysis(
         stems = draw(rows, options.out, options) or [options.out]
         printed = summary(rows, options) if summary else rows
         failure = verdict(rows, options) if verdict else None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 1
     print(format_table(printed))

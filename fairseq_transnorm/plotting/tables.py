@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
@@ -65,6 +67,15 @@ def load_table(path: str | Path, columns: Iterable[str] = ()) -> Table:
 def save_table(path: str | Path, rows: Sequence[Row], *, seed: int | None = None) -> None:
     """Write ``rows`` as JSON, one row a line, so that a kill at any moment leaves the old file or the new one."""
     save_text(path, to_json(rows, seed=seed))
+
+
+def save_csv(path: str | Path, rows: Sequence[Row]) -> None:
+    """Write ``rows`` as comma-separated values with the columns of the first, numbers in full; None is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_plain(row, number) for number, row in enumerate(rows, start=1))
+    save_text(path, text.getvalue())
 
 
 def save_text(path: str | Path, text: str) -> None:
