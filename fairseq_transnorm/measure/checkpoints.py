@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,12 @@ from fairseq import tasks
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu, load_model_ensemble_and_task
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY, BaseFairseqModel
 from fairseq.tasks import TASK_REGISTRY
+from omegaconf import OmegaConf
+from torch import Tensor
 
 # Registers the package's models, without which fairseq cannot rebuild them.
 import fairseq_transnorm  # noqa: F401
+from fairseq_transnorm.checkpointing import truncated
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,62 @@ def check_device(device: str | torch.device) -> None:
 
 def read_state(path: Path, data: str | Path | None = None) -> dict[str, Any]:
     """Read a checkpoint of fairseq's without building its model; arguments and errors as of :func:`load_run`."""
+    with _reading(path):
+        state = load_checkpoint_to_cpu(str(path), None if data is None else {"data": str(data)})
+    if not isinstance(state, dict) or not state.get("model") or not state.get("cfg"):
+        raise ValueError(_foreign(path, "no entries 'model' and 'cfg'"))
+    known = {"model": {*MODEL_REGISTRY, *ARCH_MODEL_REGISTRY}, "task": set(TASK_REGISTRY)}
+    for kind, names in known.items():
+        if (name := state["cfg"][kind]._name) not in names:
+            raise ValueError(f"checkpoint {path} needs the {kind} {name!r}, which nobody registered; import its plugin")
+    return state
+
+
+def read_mapped(path: Path) -> dict[str, Any]:
+    """Read what a file of fairseq-train's holds, as it is, its tensors left on disk until somebody looks at them.
+
+    So the state of the optimiser costs nothing. The config is a plain dict, or a Namespace ``args`` in older files.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: the file is truncated or is no fairseq checkpoint.
+    """
+    with _reading(path):
+        # files of before torch 1.6 are no archives and cannot be mapped
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    model = state.get("model") if isinstance(state, dict) else None
+    if not isinstance(model, dict) or not model or not all(isinstance(entry, Tensor) for entry in model.values()):
+        raise ValueError(_foreign(path, "no tensors under 'model'"))
+    return state
+
+
+def trained_names(path: Path, state: dict[str, Any], data: str | Path | None = None) -> list[str]:
+    """Return the names of the trainable parameters of a checkpoint's model, tied ones once, by building that model.
+
+    Args:
+        path: the checkpoint, for messages.
+        state: of :func:`read_mapped`.
+        data: data folder to use instead of the one named in the checkpoint.
+
+    Raises:
+        Exception: whatever keeps the model from being built, such as a data folder that is gone.
+        ValueError: there is no config, or the file lacks a parameter of the model that is built.
+    """
+    if not state.get("cfg"):
+        raise ValueError(f"checkpoint {path} was written by an older fairseq, without a config")
+    config = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
+    if data is not None:
+        config.task.data = str(data)
+    model = _set_up_task(path, config.task).build_model(config.model)
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if missing := sorted(set(names) - set(state["model"])):
+        raise ValueError(f"checkpoint {path} lacks {missing[:3]}, which its model has")
+    return names
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what goes wrong in reading a checkpoint into errors that say what is wrong with the file."""
     if not path.is_file():
         folder = path if path.is_dir() else path.parent
         beside = sorted(p.name for p in folder.glob("*.pt"))
@@ -87,24 +149,21 @@ def read_state(path: Path, data: str | Path | None = None) -> dict[str, Any]:
     try:
         # the options of fairseq's models without a config, such as roberta, are a Namespace; it runs no code
         with torch.serialization.safe_globals([argparse.Namespace]):
-            state = load_checkpoint_to_cpu(str(path), None if data is None else {"data": str(data)})
+            yield
     except (PermissionError, ValueError):
         raise  # these name the file themselves, the second in fairseq_transnorm.checkpointing
     except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(path):
+            raise ValueError(truncated(path)) from error
         refused = [line.strip() for line in str(error).splitlines() if "Unsupported" in line]
         raise ValueError(
             f"checkpoint {path} holds objects that torch's safe loader refuses ({(refused or [str(error)])[0]:.200}); "
             "it was written by an older fairseq, or is not one of fairseq's"
         ) from error
     except (RuntimeError, EOFError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
+        if not zipfile.is_zipfile(path):
+            raise ValueError(truncated(path)) from error
         raise ValueError(_foreign(path, f"{type(error).__name__}: {_first_line(error)}")) from error
-    if not isinstance(state, dict) or not state.get("model") or not state.get("cfg"):
-        raise ValueError(_foreign(path, "no entries 'model' and 'cfg'"))
-    known = {"model": {*MODEL_REGISTRY, *ARCH_MODEL_REGISTRY}, "task": set(TASK_REGISTRY)}
-    for kind, names in known.items():
-        if (name := state["cfg"][kind]._name) not in names:
-            raise ValueError(f"checkpoint {path} needs the {kind} {name!r}, which nobody registered; import its plugin")
-    return state
 
 
 def _set_up_task(path: Path, config: Any) -> Any:
