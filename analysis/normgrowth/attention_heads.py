@@ -60,6 +60,9 @@ STATISTICS = (
     Statistic("std_attended", "std_attended", "std(# positions attended)"),
 )
 LINES = {FUTURE: BASELINE | {"zorder": 3}, PREFIX: LIMIT | {"zorder": 3}}
+# one shape each: a hundred bars take long to draw
+FILLED: dict[str, Any] = {"histtype": "stepfilled", "color": line_style("transnormer_t2")["color"], "alpha": 0.8}
+OUTLINE: dict[str, Any] = {"histtype": "step", "color": "0.35", "linewidth": 0.9}
 COLUMNS = ("model", "network", "layer", "head", "forbidden_weight", "mean_share", *(s.column for s in STATISTICS))
 
 
@@ -134,10 +137,8 @@ def draw_one(ax: Axes, rows: Rows, statistic: Statistic) -> None:
         mine = [row[statistic.column] for row in rows if row["network"] == network]
         if network in LINES:
             ax.axvline(mine[0], **LINES[network], label=network)
-        elif network == HARDMAX:
-            ax.hist(mine, bins=BINS, range=span, histtype="step", color="0.35", linewidth=0.9, label=network)
         else:
-            ax.hist(mine, bins=BINS, range=span, color=line_style("transnormer_t2")["color"], alpha=0.8, label=network)
+            ax.hist(mine, bins=BINS, range=span, label=network, **(OUTLINE if network == HARDMAX else FILLED))
     describe(ax, x=statistic.axis, y="# of attention heads")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
 

@@ -130,7 +130,7 @@ def build_model(
         length: tokens per sample.
         dim, layers, heads: model width D, layers L and heads H.
         vocabulary: entries of the dictionary.
-        more: options of the model, by their names in its config.
+        more: options of the model, by their names in its config; they win.
     """
     dictionary = Dictionary()
     for i in range(vocabulary - len(dictionary)):
