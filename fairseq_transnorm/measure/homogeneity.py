@@ -22,10 +22,10 @@ from .hidden_states import HiddenStates
 from .saturated_heads import mask_of
 from .scaling import SATURATED, ScaledNetwork
 
-# option values of the model; the biases of LayerNorms begin at 0, so that "none" is "no linear" at the start
+# option values, whatever the variant has; the biases of LayerNorms begin at 0, so that "none" is "no linear" there
 BIASES: dict[str, dict[str, bool]] = {
-    "all": {},
-    "no linear": {"no_layer_bias": True},
+    "all": {"no_layer_bias": False, "no_norm_bias": False},
+    "no linear": {"no_layer_bias": True, "no_norm_bias": False},
     "none": {"no_layer_bias": True, "no_norm_bias": True},
 }
 LINEAR, LOG = "linear", "log"

@@ -71,9 +71,10 @@ def test_numbers_that_overflow_are_refused():
         Curve(model, torch.zeros(1, 2, dtype=torch.long))
 
 
+@pytest.mark.parametrize("variant", ["pre_norm", "si_softmax"])
 @pytest.mark.parametrize("biases", BIASES)
-def test_biases_are_really_there_or_not(biases):
-    model = new_model("pre_norm", SIZE, seed=3, **BIASES[biases])
+def test_biases_are_really_there_or_not(variant, biases):
+    model = new_model(variant, SIZE, seed=3, **BIASES[biases])
     names = [name for name, _ in model.decoder.layers.named_parameters() if name.endswith("bias")]
     assert any("norm" not in name for name in names) == (biases == "all")
     assert any("norm" in name for name in names) == (biases != "none")
