@@ -137,6 +137,7 @@ class _Sums:
     units: dict[int, Tensor] = field(default_factory=dict)  # sum of the tokens' unit vectors, D
     squares: dict[int, float] = field(default_factory=dict)  # how many of these are not 0
     layers: int = 0
+    final_norm: bool = False  # whether something changes the last layer's output
     tokens: int = 0
 
     def add_plain(self, state: int, values: Float[Tensor, "n D"]) -> None:
@@ -184,6 +185,7 @@ def layer_rows(
             total = sums.setdefault(stack, _Sums())
             total.tokens += int(keep.sum())
             total.layers = len(base) - 2
+            total.final_norm |= not torch.equal(base[-2], base[-1])
             for state, values in enumerate(base):
                 total.add_plain(state, values)
         for c, scaled in saturated.items():
@@ -201,11 +203,9 @@ def _kept(states: States, keep: Bool[Tensor, "B T"]) -> list[Float[Tensor, "n D"
 
 def _rows(stack: str, total: _Sums) -> list[dict[str, Any]]:
     last = total.layers
-    # no final norm: the encodings are the last layer's output
-    final = not torch.equal(total.units[last], total.units[last + 1])
     rows = []
     for (c, state), cosine in sorted(total.cosines.items()):
-        if state > last and not final:
+        if state > last and not total.final_norm:
             continue
         similarity = cosine / total.tokens
         if not math.isfinite(similarity):

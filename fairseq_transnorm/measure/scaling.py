@@ -21,15 +21,15 @@ SATURATED = 1000.0  # the factor that stands for infinity
 class ScaledNetwork:
     """``f(x; c theta)`` of a module whose own parameters are left as they are.
 
-    Every parameter is scaled: embeddings, gains and biases of norms, all maps and their biases, the classifier. Buffers
-    and constants are not. Calls run in evaluation mode, in float32 or wider, and without gradients; scores reach 1e16,
-    where float16 ends at 65504.
+    Every parameter is scaled: embeddings, gains and biases of norms, all maps and their biases, the classifier. Buffers,
+    constants and parameters that are not trained, such as the unit vector of a reflection, are not. Calls run in
+    evaluation mode, in float32 or wider, and without gradients; scores reach 1e16, where float16 ends at 65504.
 
     Args:
         module: any module; wrap a model in ``HiddenStates`` to see more than its output.
         c: the factor.
         masks: parameter name -> True where an entry is scaled; parameters that are not named are not scaled at all.
-            None scales everything.
+            None scales all that are trained.
         scale_positions: also multiply sinusoidal positions, which are no parameters, and would vanish beside embeddings
             that are; see ``sinusoidal_positions``.
 
@@ -68,7 +68,7 @@ class ScaledNetwork:
 def _scaled(parameter: Tensor, c: float, name: str, masks: Mapping[str, Tensor] | None) -> Tensor:
     wide = parameter.float() if parameter.dtype in (torch.half, torch.bfloat16) else parameter.detach()
     if masks is None:
-        return wide if c == 1.0 else c * wide
+        return wide if c == 1.0 or not parameter.requires_grad else c * wide
     return wide if name not in masks else torch.where(masks[name], c * wide, wide)
 
 
