@@ -114,8 +114,7 @@ class GrowthLogMixin:
         if loss_scale(optimizer) < scale:
             return  # gradients overflowed: nothing was updated, and fairseq does not count it
         for name, value in recorder.after(updates, self._epoch, lr).items():
-            digits = 9 if name == "direction_cosine" else 6  # it differs from 1 by less and less
-            metrics.log_scalar(name, value, weight=0, priority=450, round=digits)
+            metrics.log_scalar(name, value, weight=0, priority=450, round=6)
 
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """Return fairseq's iterator; a validation set begins with one."""

@@ -7,6 +7,7 @@ import pytest
 from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
 from fairseq.optim import OPTIMIZER_REGISTRY
+from fairseq.optim.lr_scheduler import LR_SCHEDULER_REGISTRY
 from fairseq.tasks import TASK_REGISTRY
 
 import fairseq_transnorm
@@ -19,6 +20,7 @@ REGISTRIES = {
     "register_task": TASK_REGISTRY,
     "register_criterion": CRITERION_REGISTRY,
     "register_optimizer": OPTIMIZER_REGISTRY,
+    "register_lr_scheduler": LR_SCHEDULER_REGISTRY,
 }
 
 
