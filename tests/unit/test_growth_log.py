@@ -249,7 +249,9 @@ def test_no_other_group_has_an_option_of_the_same_name():
     registries = {"model": MODEL_DATACLASS_REGISTRY, "criterion": CRITERION_DATACLASS_REGISTRY}
     registries |= {"optimizer": OPTIMIZER_DATACLASS_REGISTRY, "lr_scheduler": LR_SCHEDULER_DATACLASS_REGISTRY}
     groups = {name: {o for config in found.values() for o in names_of(config)} for name, found in registries.items()}
-    groups["fairseq"] = {o for f in dataclasses.fields(FairseqConfig) for o in names_of(f.default_factory)}
+    groups["fairseq"] = {
+        o for f in dataclasses.fields(FairseqConfig) for o in names_of(type(getattr(FairseqConfig(), f.name)))
+    }
     task = names_of(NormGrowthLMTaskConfig) - names_of(LanguageModelingConfig)
     assert {"norm_log_interval", "sat_factor", "pad_id"} <= task
     assert {"clip_norm", "batch_size"} <= groups["fairseq"]
