@@ -134,7 +134,7 @@ def load_folder(
         FileNotFoundError: the folder lacks a file.
         ValueError: transformers cannot read it, or there are no sentences.
     """
-    transformers = _transformers()
+    transformers = import_transformers()
     folder = _packaged() if str(path) == MINILM else Path(path)
     if not sentences:
         raise ValueError(f"no sentences to read for {path}")
@@ -154,7 +154,7 @@ def load_folder(
                 model = transformers.AutoModel.from_pretrained(folder, config=config, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"transformers cannot read the model in {folder}: {error}") from error
-    network = HuggingFaceStacks(model.float().eval().to(device))
+    network = HuggingFaceStacks(model.float().to(device)).eval()
     if config.model_type == "xlnet":
         logger.warning(f"{path}: the positions of XLNet are computed; they are no parameters and are not scaled")
     return Pretrained(network, _encode(folder, tokenizer, config, sentences, batch_tokens, torch.device(device)))
@@ -203,7 +203,7 @@ def _packaged() -> Path:
     return Path(str(resources.files(_MINILM_PACKAGE) / "model"))
 
 
-def _transformers() -> Any:
+def import_transformers() -> Any:
     """Import transformers.
 
     It imports torchaudio where that is installed, as it is wherever fairseq is; but PyPI's does not load beside a build
