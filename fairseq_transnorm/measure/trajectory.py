@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .checkpoint_series import collect, read_checkpoint
+from .checkpoints import check_sums
 from .fits import SERIES
 from .growth_log import read_growth
 from .parameters import by_layer, linear_column_norm, select, step_of, step_sums
@@ -88,8 +89,8 @@ def trajectory(
         if before is None:
             groups = _groups(theta, scopes)
         sums = {name: step_sums((before or theta)[name], tensor) for name, tensor in theta.items()}
-        if bad := [name for name, parts in sums.items() if not all(map(math.isfinite, parts))]:
-            skipped.append(f"checkpoint {path} has numbers that are not finite, in {bad[0]}")
+        if problem := _problem(path, theta, sums):
+            skipped.append(problem)
             continue
         column_norm = _column_norm(theta)
         for group in groups:
@@ -101,6 +102,17 @@ def trajectory(
     if not rows:
         raise ValueError("; ".join(skipped))
     return Trajectory(rows, skipped, [series.note] if series.note else [])
+
+
+def _problem(path: Path, theta: Mapping[str, Tensor], sums: Sums) -> str | None:
+    """Say what is wrong with the numbers of a checkpoint that could be read."""
+    try:
+        if path.is_file():
+            check_sums(path, theta)
+    except ValueError as error:
+        return str(error)
+    bad = next((name for name, parts in sums.items() if not all(map(math.isfinite, parts))), None)
+    return None if bad is None else f"checkpoint {path} has numbers that are not finite, in {bad}"
 
 
 def _groups(theta: Mapping[str, Tensor], scopes: Sequence[str]) -> list[Group]:

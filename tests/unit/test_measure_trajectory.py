@@ -127,6 +127,8 @@ def test_what_cannot_be_measured_is_named_and_left_out(tmp_path):
     torch.save({"model": model()}, tmp_path / "checkpoint_bare.pt")
     save(tmp_path / "checkpoint_wild.pt", 5, model(math.inf))
     torch.save({"model": model(), "x": test_half_precision_and_a_namespace}, tmp_path / "checkpoint_code.pt")
+    damaged = save(tmp_path / "checkpoint_bits.pt", 6, model(6.0) | {LAYER: torch.full((2, 2), 1.2345)})
+    damaged.write_bytes(damaged.read_bytes().replace(torch.tensor(1.2345).numpy().tobytes(), bytes(4)))
     points, found = measured(tmp_path)
     assert points == [(t, 2 * t) for t in (1, 2, 3)]
     assert len(found.skipped) == len(NAMED)
@@ -142,8 +144,22 @@ NAMED = {
     "list": "no tensors under 'model'",
     "bare": "does not tell its number of updates",
     "wild": f"not finite, in {re.escape(LAYER)}",
+    "bits": f"is damaged: the bytes of {re.escape(LAYER)}",
     "code": "torch's safe loader refuses",
 }
+
+
+def test_files_without_checksums_are_taken_as_they_are(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        save(tmp_path / "checkpoint1.pt", 1)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    torch.save(
+        torch.load(tmp_path / "checkpoint1.pt"), tmp_path / "checkpoint2.pt", _use_new_zipfile_serialization=False
+    )
+    for path in tmp_path.iterdir():
+        assert measured(path)[0] == [(1, 2.0)]
 
 
 def test_nothing_that_can_be_measured(tmp_path):
