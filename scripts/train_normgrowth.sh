@@ -36,7 +36,7 @@ find_environment
 recipe=(
     --task normgrowth_lm --sample-break-mode eos --tokens-per-sample 700
     --arch "normgrowth_$variant" --criterion sentence_mean_loss
-    --optimizer adam --adam-betas "(0.9, 0.999)" --adam-eps 1e-08 --weight-decay 0.01 --clip-norm 0.0
+    --optimizer adam --weight-decay 0.01 --clip-norm 0.0
     --lr 1e-3 --lr-scheduler fixed --max-epoch 5 --seed 1
     --save-initial --norm-log-interval 25 --norm-log-layers
 )
