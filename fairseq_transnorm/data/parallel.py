@@ -1,4 +1,4 @@
-"""One function of text for many texts, in several processes when there are enough of them."""
+"""Work in several processes, and one function of text for many texts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 # Of text. A process needs seconds to start, since it imports fairseq, and then does a few million bytes a second.
@@ -39,12 +40,31 @@ def mapper(
         work = make(*args)
         yield lambda texts: map(work, _chunks(texts))
         return
-    # Not forked: the copy of a process with threads, such as a test or a notebook, may wait for ever on a lock.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(make, args))
-    try:
+    with processes(workers, _prepare, (make, args)) as pool:
         yield lambda texts: _in_order(pool, 2 * workers, texts)
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def processes(count: int, prepare: Callable[..., None], args: tuple[Any, ...] = ()) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes that stop at once when the block raises, and when this process ends in whatever way.
+
+    Args:
+        count: of processes.
+        prepare: called in each with ``args`` before its first task; both can be sent to a process.
+        args: see there.
+    """
+    # Not forked: the copy of a process with threads, such as a test or a notebook, may wait for ever on a lock.
+    fresh = multiprocessing.get_context("spawn")
+    reader, writer = fresh.Pipe(duplex=False)
+    with reader, writer:
+        pool = ProcessPoolExecutor(count, fresh, initializer=_start, initargs=(reader, prepare, args))
+        try:
+            yield pool
+        except BaseException:  # also an interrupt
+            writer.close()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _in_order(pool: ProcessPoolExecutor, ahead: int, texts: Iterable[str]) -> Iterator[Any]:
@@ -73,19 +93,22 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
 _work: Work[Any] | None = None  # of a worker process
 
 
-def _start(make: Callable[..., Work[Any]], args: tuple[Any, ...]) -> None:
-    """Make a process ready to work."""
+def _prepare(make: Callable[..., Work[Any]], args: tuple[Any, ...]) -> None:
+    """Make a process ready to work on text."""
     global _work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     _work = make(*args)
 
 
-def _end_with_parent() -> None:
-    """A parent that is killed cannot end its workers, which would then wait for ever."""
-    if parent := multiprocessing.parent_process():
-        parent.join()
-        os._exit(1)
+def _start(parent: Connection, prepare: Callable[..., None], args: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    prepare(*args)
+
+
+def _end_with(parent: Connection) -> None:
+    """End this process when the other end is closed, be it by a kill: nobody else would tell a busy worker."""
+    parent.poll(None)
+    os._exit(1)
 
 
 def _call(chunk: list[str]) -> Any:
