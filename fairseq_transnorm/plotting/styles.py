@@ -46,12 +46,19 @@ _VARIANTS = {
     "dslm pre-ln": ("sky", "s", "dashed"),
     "xavier post-ln": ("vermilion", "D", "solid"),
     "xavier pre-ln": ("orange", "^", "dashed"),
+    # norm growth: post-norm and the paper's pre-norm, and the same with the mask that leaks
+    "control": ("blue", "o", "solid"),
+    "pre_norm": ("orange", "^", "solid"),
+    "control-mult": ("sky", "s", "dashed"),
+    "pre_norm-mult": ("vermilion", "D", "dashed"),
     # NormAttention with several epsilons: one family
     "norm, eps 1e-2": ("sky", "s", "solid"),
     "norm, eps 1e-6 inside": ("blue", "o", "dashed"),
     "norm, eps 1e-8": ("purple", "v", "solid"),
 }
 _ALIASES = {
+    "normgrowth_control": "control",
+    "normgrowth_pre_norm": "pre_norm",
     "t1": "transnormer_t1",
     "t2": "transnormer_t2",
     "transnormer": "transnormer_t2",
