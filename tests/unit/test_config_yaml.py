@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from fairseq_transnorm.models.dslm.config import PRESETS as DSLM_PRESETS
+from fairseq_transnorm.models.normgrowth.config import PRESETS as NORMGROWTH_PRESETS
 from fairseq_transnorm.models.transnormer.config import MLM_PRESETS, PRESETS
 from tests.helpers import ROOT, run_cli
 
@@ -23,6 +24,8 @@ SCRIPTS = {  # run -> script and architecture
     "mlm_t2": ("train_blm.sh", "roberta_transnormer_t2"),
     "dslm_bert": ("train_dslm_bert.sh", "dslm_bert"),
     "vanilla_bert": ("train_vanilla_bert.sh", "vanilla_bert"),
+    "normgrowth_control": ("train_normgrowth.sh control", "normgrowth_control"),
+    "normgrowth_pre_norm": ("train_normgrowth.sh pre_norm", "normgrowth_pre_norm"),
 }
 # What a recipe sets to another value than the preset that it names.
 RECIPES = {"vanilla_bert": {"dslm_init": "normal"}}
@@ -67,7 +70,8 @@ def flat(cfg, prefix: str = "") -> dict:
 def scripted(data, name: str) -> dict:
     script, arch = SCRIPTS[name]
     env = {"DRY_RUN": 1, "ARCH": arch, "GPUS": 1, "NPROC": 1}
-    printed = run_cli(f"scripts/{script}", data, env=env).stdout
+    script, *arguments = script.split()
+    printed = run_cli(f"scripts/{script}", *arguments, data, env=env).stdout
     return from_command(next(line for line in printed.splitlines() if line.startswith("fairseq-train")))
 
 
@@ -82,7 +86,7 @@ def test_the_run_is_that_of_the_script(name, tiny_lm_data):
 @pytest.mark.parametrize("name", FILES)
 def test_every_value_that_a_preset_changes_stands_in_the_file(name):
     yaml = OmegaConf.to_container(OmegaConf.load(FILES[name]))
-    preset = (PRESETS | MLM_PRESETS | DSLM_PRESETS)[yaml["model"]["_name"]]
+    preset = (PRESETS | MLM_PRESETS | DSLM_PRESETS | NORMGROWTH_PRESETS)[yaml["model"]["_name"]]
     assert yaml["model"].items() >= (preset | RECIPES.get(name, {})).items()
 
 
@@ -92,7 +96,8 @@ def test_the_file_sets_only_options_that_exist(name):
     model = ARCH_MODEL_NAME_REGISTRY[yaml["model"].pop("_name")]
     known = MODEL_DATACLASS_REGISTRY[model].__dataclass_fields__
     assert not set(yaml["model"]) - set(known)
-    assert from_yaml(name)["optimization.max_update"] == yaml["optimization"]["max_update"]
+    length = "max_epoch" if "max_epoch" in yaml["optimization"] else "max_update"
+    assert from_yaml(name)[f"optimization.{length}"] == yaml["optimization"][length]
 
 
 def test_the_comparison_sees_one_changed_value(tiny_lm_data):
