@@ -36,7 +36,7 @@ NAMES = {
     "all": "norm of all parameters",
     "linear": "mean column norm of the linear maps",
 }
-DEFAULT = (1e-3, 1e-2)  # of torch's AdamW
+DEFAULT = (1e-3, 1e-2)  # of AdamW in torch
 COLOURS = "RdBu_r"
 COLUMNS = ["lr", "weight_decay", "optimizer", "diverged", "layers_parameters", "all_parameters"]
 COLUMNS += [f"{quantity}_{when}" for quantity in QUANTITIES for when in ("before", "after")]
@@ -89,7 +89,16 @@ def draw(rows: Rows, stem: str, options: argparse.Namespace) -> None:
         entries = signs + ax.get_legend_handles_labels()[0]
         ax.legend(handles=entries, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
         bar = ax.figure.colorbar(mesh, ax=ax)
-        bar.set_label(f"change (log scale both ways from ±{linear:.1g})")
+        bar.set_ticks(ticks := signed_powers(linear, largest), labels=[f"{tick:+g}" if tick else "0" for tick in ticks])
+        bar.minorticks_off()
+        bar.set_label(f"change (log scale both ways from ±{linear:g})")
+
+
+def signed_powers(linear: float, largest: float) -> list[float]:
+    """Return 0 and powers of 10 of both signs, at most five of each and all above ``linear``."""
+    first, last = round(np.log10(linear)) + 1, int(np.floor(np.log10(largest) + 1e-9))
+    powers = [10.0**power for power in range(last, first - 1, -max(1, -(-(last - first + 1) // 5)))]
+    return [*(-power for power in powers), 0.0, *reversed(powers)]
 
 
 def draw_boundary(ax: Axes, rates: list[float], decays: list[float], values: np.ndarray) -> None:
@@ -100,13 +109,13 @@ def draw_boundary(ax: Axes, rates: list[float], decays: list[float], values: np.
 
 
 def draw_marks(ax: Axes, rows: Rows, quantity: str) -> None:
-    """Draw what the boundary is compared with: the estimate for Adam, and torch's default."""
+    """Draw what the boundary is compared with: the estimate for Adam, and AdamW's default."""
     first, ends = rows[0], edges(sorted({row["lr"] for row in rows}))[[0, -1]]
     if first["optimizer"] == "adam" and quantity != "linear":
         of_scope = first[f"{quantity}_parameters"], first[f"{quantity}_before"]
         estimate = [decay_threshold(float(rate), 1.0, *of_scope) for rate in ends]
         ax.plot(ends, estimate, **LIMIT | {"color": "0.2", "linewidth": 1.3, "zorder": 3}, label="estimate")
-    ax.plot(*DEFAULT, "^", color="black", markersize=7, label="default of torch (0.001, 0.01)")
+    ax.plot(*DEFAULT, "^", color="black", markersize=7, label="AdamW's default (0.001, 0.01)")
 
 
 def edges(values: list[float]) -> np.ndarray:
