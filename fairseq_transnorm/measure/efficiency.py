@@ -194,8 +194,12 @@ class TrainingStep:
     def __call__(self) -> None:
         loss, size, _ = self.criterion(self.model, self.sample)
         (loss / size).backward()
-        self.optimizer.step()
+        self.update()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def update(self) -> None:
+        """Let the optimiser make its step."""
+        self.optimizer.step()
 
 
 def training_times(pair: Pair, lengths: list[int], tokens: int, repeats: int, **size: int) -> list[dict[str, Any]]:

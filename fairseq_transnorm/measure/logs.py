@@ -6,7 +6,7 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ _SUBSET = re.compile(r"^epoch (\d+) \| valid on '([^']+)' subset \| (.*)$")
 _EPOCH = re.compile(r"^epoch (\d+) \| (loss .*)$")
 
 
-def read_log(path: str | Path) -> list[dict[str, Any]]:
+def read_log(path: str | Path, more: Collection[str] = ()) -> list[dict[str, Any]]:
     """Read a log of fairseq-train into rows, one a log line, in order of time.
 
     Understands ``--log-format json`` and ``simple``, written with ``--log-file`` or caught from the screen. Lines that
@@ -31,6 +31,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
     Args:
         path: the log, or a save folder with one log in it.
+        more: names of further scalars to keep, such as ``sat``.
 
     Returns:
         Rows with ``split`` (``train_inner`` is the mean since the last such line, ``train`` the mean of an epoch, any
@@ -47,7 +48,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     path = find_log(path)
     rows: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        if row := _parse(line):
+        if row := _parse(line, _KEPT.union(more)):
             _append(rows, row)
     if not rows:
         raise ValueError(
@@ -197,20 +198,21 @@ def _append(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
     rows.append(row)
 
 
-def _parse(line: str) -> dict[str, Any] | None:
+def _parse(line: str, kept: Collection[str]) -> dict[str, Any] | None:
     text = _STAMP.sub("", line.strip())
     if text.startswith("{"):
-        return _parse_json(text)
+        return _parse_json(text, kept)
     if match := _INNER.match(text):
-        return _row("train_inner", match[1], dict(part.split("=", 1) for part in match[2].split(", ") if "=" in part))
+        stats = dict(part.split("=", 1) for part in match[2].split(", ") if "=" in part)
+        return _row("train_inner", match[1], stats, kept)
     if match := _SUBSET.match(text):
-        return _row(match[2], match[1], _piped(match[3]))
+        return _row(match[2], match[1], _piped(match[3]), kept)
     if match := _EPOCH.match(text):
-        return _row("train", match[1], _piped(match[2]))
+        return _row("train", match[1], _piped(match[2]), kept)
     return None
 
 
-def _parse_json(text: str) -> dict[str, Any] | None:
+def _parse_json(text: str, kept: Collection[str]) -> dict[str, Any] | None:
     try:
         stats = json.loads(text)
     except ValueError:
@@ -218,25 +220,25 @@ def _parse_json(text: str) -> dict[str, Any] | None:
     if not isinstance(stats, dict):
         return None
     if "num_updates" in stats:
-        return _row("train_inner", stats.get("epoch"), stats)
+        return _row("train_inner", stats.get("epoch"), stats, kept)
     # A summary has its split before every name: valid_loss, valid1_ppl, train_gnorm.
     prefix = next((key.removesuffix("_num_updates") for key in stats if key.endswith("_num_updates")), None)
     if prefix is None:
         return None
-    return _row(prefix, stats.get("epoch"), {k.removeprefix(f"{prefix}_"): v for k, v in stats.items()})
+    return _row(prefix, stats.get("epoch"), {k.removeprefix(f"{prefix}_"): v for k, v in stats.items()}, kept)
 
 
 def _piped(text: str) -> dict[str, str]:
     return dict(part.split(" ", 1) for part in text.split(" | ") if " " in part)
 
 
-def _row(split: str, epoch: Any, stats: Mapping[str, Any]) -> dict[str, Any] | None:
+def _row(split: str, epoch: Any, stats: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any] | None:
     try:
         row = {"split": split, "updates": int(stats["num_updates"]), "epoch": int(epoch) if epoch else None}
-        kept = {key: float(value) for key, value in stats.items() if key in _KEPT and value not in (None, "None")}
+        numbers = {key: float(value) for key, value in stats.items() if key in kept and value not in (None, "None")}
     except (KeyError, ValueError):
         return None  # a line cut by a kill
-    return {**row, **kept} if "loss" in kept else None
+    return {**row, **numbers} if "loss" in numbers else None
 
 
 def _add_tokens(rows: Sequence[dict[str, Any]]) -> None:

@@ -51,7 +51,7 @@ def logged(once: Callable[..., Path], tiny_lm_data: Path) -> Path:
     """Folder of a run with a checkpoint and a record each update, and its output. Read it only."""
 
     def build(folder: Path) -> None:
-        (folder / "output.txt").write_text(train(tiny_lm_data, folder, *LM, *LOGGED))
+        (folder / "train.log").write_text(train(tiny_lm_data, folder, *LM, *LOGGED))
 
     return once("growth_logged", build)
 
@@ -100,7 +100,7 @@ def test_the_gradient_is_that_of_the_update(logged):
 
 
 def test_fairseq_s_own_log_shows_the_numbers(logged):
-    output = (logged / "output.txt").read_text()
+    output = (logged / "train.log").read_text()
     shown = lines(output, "norm")
     for record, line in zip(read_growth(logged)[1:], shown, strict=True):
         assert int(line["num_updates"]) == record["updates"]
@@ -161,3 +161,34 @@ def test_a_masked_language_model_is_logged_at_its_interval(tiny_lm_data, tmp_pat
     theta = select(model_vector(load_run(tmp_path / "checkpoint_1_4.pt").model), "layers")
     assert records[2]["norm"] == pytest.approx(norm(theta), rel=1e-12)
     assert lines(output, "valid_collapse")
+
+
+def test_scalars_of_both_files_are_drawn(logged, tmp_path):
+    scalars = ["norm", "norm_decoder_1", "sat", "loss"]
+    flags = ["--scalars", *scalars, "--x", "epoch", "--log", "y", "--out", tmp_path / "scalars"]
+    assert "wrote" in run_cli("analysis/scalars.py", f"sgd={logged}", *flags).stdout
+    rows = json.loads((tmp_path / "scalars.json").read_text())["rows"]
+    assert {row["scalar"]: row["split"] for row in rows} == dict.fromkeys(scalars[:2], "norms") | dict.fromkeys(
+        scalars[2:], "valid"
+    )
+    norms = [record["norm"] for record in read_growth(logged)]
+    assert [row["value"] for row in rows if row["scalar"] == "norm"] == norms
+    assert all((tmp_path / f"scalars.{kind}").stat().st_size for kind in ("pdf", "png"))
+
+
+def test_the_plane_is_drawn_from_the_records(logged, tmp_path):
+    flags = ["--window", 2, "--yscale", "symlog", "--reduce", "median", "--out", tmp_path / "plane"]
+    output = run_cli("analysis/normgrowth/growth_plane.py", f"sgd={logged}", *flags).stdout
+    assert "share growing" in output
+    rows = json.loads((tmp_path / "plane.json").read_text())["rows"]
+    assert [row["updates"] for row in rows] == list(range(2, UPDATES + 1))
+    assert (tmp_path / "plane.pdf").is_file()
+
+
+def test_the_cost_of_the_log_is_measured_for_any_language_model(tmp_path):
+    flags = ["--arch", "transnormer_lm", "--dim", 16, "--ffn", 16, "--layers", 1, "--heads", 2, "--vocabulary", 20]
+    flags += ["--sentences", 2, "--length", 8, "--steps", 1, "--intervals", 1, 3, "--out", tmp_path / "cost"]
+    run_cli("analysis/normgrowth/log_cost.py", *flags)
+    rows = json.loads((tmp_path / "cost.json").read_text())["rows"]
+    assert [(row["interval"], row["detail"]) for row in rows] == [(1, False), (1, True), (3, False), (3, True)]
+    assert all(row["plain"] > 0 and row["logged"] > 0 for row in rows)
