@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import tokenizers
 from ..data.folder import NOTE, read_note
+from ..modules.growth_attention import GrowthAttention
 from .checkpoints import Run
 from .evaluation import load_split
 
@@ -45,6 +46,7 @@ class SentenceBatches:
         pad: id of padding.
         batch_tokens: most positions of a batch; a longer sentence is a batch of its own.
         device: where the batches go.
+        equal: only sentences of one length share a batch, so that nothing is padded.
         words: symbols of the text, special ones not counted.
         unknown: how many of them are not in the dictionary.
         cut: how many sentences were longer than the model's positions and lost their ends.
@@ -54,6 +56,7 @@ class SentenceBatches:
     pad: int
     batch_tokens: int = BATCH_TOKENS
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    equal: bool = False
     words: int = 0
     unknown: int = 0
     cut: int = 0
@@ -67,7 +70,9 @@ class SentenceBatches:
         """Yield which sentences stand in each batch, by their numbers in ``rows``."""
         batch: list[int] = []
         for number in sorted(range(len(self.rows)), key=lambda i: len(self.rows[i])):
-            if batch and (len(batch) + 1) * len(self.rows[number]) > self.batch_tokens:
+            length = len(self.rows[number])
+            full = (len(batch) + 1) * length > self.batch_tokens
+            if batch and (full or (self.equal and length != len(self.rows[batch[-1]]))):
                 yield batch
                 batch = []
             batch.append(number)
@@ -98,7 +103,8 @@ def sentence_batches(
     A language model gets ``</s> words``, as fairseq's task gives it a line of text without the last target (and
     ``<s> </s> words`` with ``--add-bos-token``), a masked language model ``<s> words </s>`` without masks. Text is cut
     into symbols as the note ``tokenizer.json`` of the run's data folder says, at spaces without one. Empty lines of
-    a split are left out.
+    a split are left out. For a model that attends to padding, such as those with the multiplicative mask, nothing is
+    padded; one that attends to the other sentences of a batch is warned of.
 
     Args:
         run: a language model or masked language model, of this package or of fairseq.
@@ -124,11 +130,12 @@ def sentence_batches(
         pad=dictionary.pad(),
         batch_tokens=batch_tokens,
         device=next(run.model.parameters()).device,
+        equal=_attends_to_padding(run.model),
         words=sum(map(len, bare)),
         unknown=sum(row.count(dictionary.unk()) for row in bare),
         cut=sum(len(row) > room for row in bare),
     )
-    _warn(made, run)
+    _warn(made, run, text=not isinstance(sentences, str))
     return made
 
 
@@ -174,13 +181,20 @@ def _surroundings(run: Run) -> tuple[list[int], list[int]]:
     )
 
 
-def _warn(made: SentenceBatches, run: Run) -> None:
+def _attends_to_padding(model: nn.Module) -> bool:
+    growth = [module for module in model.modules() if isinstance(module, GrowthAttention)]
+    return any(module.axis == "batch" or module.mask == "multiplicative" for module in growth)
+
+
+def _warn(made: SentenceBatches, run: Run, text: bool) -> None:
     if made.cut:
         logger.warning(
             f"{made.cut} of {len(made.rows)} sentences are longer than the {run.model.max_positions()} positions of "
             f"{run.path} and were cut"
         )
-    if made.unknown > _MANY_UNKNOWN * made.words:
+    if any(getattr(module, "axis", None) == "batch" for module in run.model.modules()):
+        logger.warning(f"{run.path} attends over the batch: its numbers depend on which sentences share one")
+    if text and made.unknown > _MANY_UNKNOWN * made.words:
         logger.warning(
             f"{made.unknown / made.words:.1%} of the {made.words} words are unknown to the dictionary of {run.path}; "
             "is the text prepared like that of the training (case, punctuation)?"

@@ -120,17 +120,19 @@ def measure(
             "for text in blocks there is scripts/eval_alm.sh"
         )
     row: dict[str, Any] = {"model": name, "split": split, "updates": run.updates, "sentences": len(batches.rows)}
-    row |= _likelihood(run, split, token_scores(run, batches))
+    row |= _likelihood(run, split, batches)
     row |= _saturation(name, run, batches)
     return row | {f"norm_{scope}": norm(select(model_vector(run.model), scope)) for scope in SCOPES}
 
 
-def _likelihood(run: Run, split: str, scores: TokenScores) -> dict[str, Any]:
+def _likelihood(run: Run, split: str, batches: SentenceBatches) -> dict[str, Any]:
     eos, symbols = run.task.source_dictionary.eos(), len(run.task.source_dictionary)
     counts = _training_counts(run)
+    scores = token_scores(run, batches)
     words = scores.where(scores.symbols != eos)
     later = words.where(words.places > 0)
-    whole = evaluate(run, split, run.cfg.task.tokens_per_sample, 0, WHOLE_SENTENCES)
+    alone = ["--batch-size", "1"] if batches.equal else []  # nothing is padded there either
+    whole = evaluate(run, split, run.cfg.task.tokens_per_sample, 0, WHOLE_SENTENCES + alone)
     losses = scores.sentence_losses()
 
     def unigram(targets: np.ndarray, without_end: bool) -> float | None:

@@ -21,7 +21,8 @@ def make_run(folder, name="normgrowth_control", **task):
     dictionary = Dictionary()
     for i in range(16):
         dictionary.add_symbol(f"w{i}")
-    model = build_model(name, POSITIONS, dim=8, layers=1, heads=2, vocabulary=len(dictionary))
+    options = {option: task.pop(option) for option in ("attn_mask", "attention_axis") if option in task}
+    model = build_model(name, POSITIONS, dim=8, layers=1, heads=2, vocabulary=len(dictionary), **options)
     cfg = OmegaConf.create({"task": {"data": str(folder), **task}})
     return SimpleNamespace(path="x.pt", model=model, cfg=cfg, task=SimpleNamespace(source_dictionary=dictionary))
 
@@ -78,6 +79,16 @@ def test_long_sentences_and_unknown_words_are_said(run, caplog, tmp_path):
     caplog.clear()
     sentence_batches(run, ["w1 " * 6] * 10 + ["unknown"])
     assert not caplog.records, "a word in sixty"
+
+
+def test_models_that_attend_to_padding_get_none(tmp_path, caplog):
+    texts = ["w1 w2", "w3", "w4 w5", "w6 w7 w8"]
+    leaky = sentence_batches(make_run(tmp_path, attn_mask="multiplicative"), texts)
+    assert [tokens.shape for tokens, _ in leaky] == [(1, 2), (2, 3), (1, 4)]
+    assert not caplog.records
+    across = sentence_batches(make_run(tmp_path, attention_axis="batch"), texts)
+    assert all(keep.all() for _, keep in across)
+    assert "x.pt attends over the batch: its numbers depend on which sentences share one" in caplog.text
 
 
 def test_text_is_cut_as_the_data_folder_says(run, tmp_path):
