@@ -96,7 +96,7 @@ def summary(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dic
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = analysis_parser(str(__doc__), "outputs/layer_saturation", inputs="checkpoint|folder|minilm", device=True)
+    parser = analysis_parser(str(__doc__), "outputs/layer_saturation", inputs="model", device=True)
     add = parser.add_argument
     add(
         "--text",
