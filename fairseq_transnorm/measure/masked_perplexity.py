@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from fairseq import tasks, utils
 from fairseq.criterions.masked_lm import MaskedLmConfig, MaskedLmLoss
+from fairseq.tasks import TASK_REGISTRY
 from fairseq.tasks.masked_lm import MaskedLMTask
 from omegaconf import open_dict
 
@@ -86,7 +87,7 @@ def measure(
     """
     settings = settings or Settings()
     name = read_state(Path(checkpoint))["cfg"].task._name
-    if name != "masked_lm":
+    if not issubclass(TASK_REGISTRY[name], MaskedLMTask):
         raise ValueError(
             f"{checkpoint} was trained with the task {name!r}, masked perplexity is of masked_lm; "
             "for language_modeling there is scripts/eval_alm.sh"

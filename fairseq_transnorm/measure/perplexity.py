@@ -22,6 +22,7 @@ from typing import Any
 
 from fairseq import options as fairseq_options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.tasks.masked_lm import MaskedLMTask
 
 from .checkpoints import Run, load_run
 from .commands import run_command
@@ -127,7 +128,7 @@ def measure(
             that would not count.
     """
     run = load_run(checkpoint, data)
-    if run.cfg.task._name == "masked_lm":
+    if isinstance(run.task, MaskedLMTask):
         raise ValueError(f"{checkpoint} is a masked language model; for those there is scripts/eval_blm.sh")
     length = run.cfg.task.tokens_per_sample if tokens_per_sample is None else tokens_per_sample
     window = default_window(length) if context_window is None else context_window

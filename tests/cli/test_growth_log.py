@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from fairseq_transnorm import USER_DIR
+from fairseq_transnorm.measure import masked_perplexity
 from fairseq_transnorm.measure.checkpoints import load_run
 from fairseq_transnorm.measure.growth_log import read_growth
 from fairseq_transnorm.measure.parameters import by_layer, model_vector, norm, select, step_between
@@ -161,6 +162,8 @@ def test_a_masked_language_model_is_logged_at_its_interval(tiny_lm_data, tmp_pat
     theta = select(model_vector(load_run(tmp_path / "checkpoint_1_4.pt").model), "layers")
     assert records[2]["norm"] == pytest.approx(norm(theta), rel=1e-12)
     assert lines(output, "valid_collapse")
+    (row,) = masked_perplexity.measure(tmp_path / "checkpoint_last.pt", tiny_lm_data, ["valid"])
+    assert row["tokens_per_sample"] == 64, "a task like masked_lm is evaluated like it"
 
 
 def test_scalars_of_both_files_are_drawn(logged, tmp_path):
