@@ -28,7 +28,6 @@ from fairseq_transnorm.plotting import (
     analysis_parser,
     count_axis,
     describe,
-    figure,
     legend,
     line_styles,
     load_table,
@@ -53,15 +52,9 @@ def measure(options: argparse.Namespace) -> Rows:
 
 def draw(rows: Rows, stem: str, options: argparse.Namespace) -> list[str]:
     fits = fit_rows(rows, options.beyond)
-    series = scope_series(rows)
-    stems = [stem]
-    with figure(stem, rows, seed=options.seed) as ax:
-        draw_norm(ax, series, "sqrt t", "{a:.4g} √t {b:+.4g}", lambda norm: norm)
-        describe(ax, x="updates t", y="parameter norm ρ(t)")
-    with figure(f"{stem}/squared_norm", rows, seed=options.seed) as ax:
-        draw_norm(ax, series, SQUARED, "{a:.4g} t {b:+.4g}", lambda norm: norm**2)
-        describe(ax, x="updates t", y="squared parameter norm ρ(t)²")
-    stems.append(f"{stem}/squared_norm")
+    stems = [stem, f"{stem}/squared_norm"]
+    draw_fits(rows, stems[0], "sqrt t", "parameter norm ρ(t)", options)
+    draw_fits(rows, stems[1], SQUARED, "squared parameter norm ρ(t)²", options)
     stems += draw_by_layer(rows, f"{stem}/norm_by_layer", "norm", "parameter norm of a layer", options)
     stems += draw_by_layer(rows, f"{stem}/direction_by_layer", "direction_cosine", COSINE, options)
     stems += draw_steps(rows, f"{stem}/direction", {"direction_cosine": COSINE}, options)
@@ -73,7 +66,22 @@ def draw(rows: Rows, stem: str, options: argparse.Namespace) -> list[str]:
     return stems
 
 
-def draw_norm(ax: Axes, series: dict[str, Rows], law: str, formula: str, shown: Callable[[float], float]) -> None:
+def draw_fits(rows: Rows, stem: str, law: str, y: str, options: argparse.Namespace) -> None:
+    """Draw norms and a law fitted to them, a panel for each scope: their sizes differ too much for one."""
+    scopes = list(dict.fromkeys(row["scope"] for row in rows))
+    with panels(stem, rows, ncols=len(scopes), size=(5.2, 3.4), seed=options.seed) as axes:
+        for ax, scope in zip(axes, scopes, strict=True):
+            mine = scope_series([row for row in rows if row["scope"] == scope])
+            if law == SQUARED:
+                draw_norms(ax, mine, law, "{a:.4g} t {b:+.4g}", lambda norm: norm**2)
+            else:
+                draw_norms(ax, mine, law, "{a:.4g} √t {b:+.4g}", lambda norm: norm)
+            describe(ax, x="updates t", y=y)
+            if len(scopes) > 1:
+                panel_title(ax, scope)
+
+
+def draw_norms(ax: Axes, series: dict[str, Rows], law: str, formula: str, shown: Callable[[float], float]) -> None:
     """Draw norms as dots and a law fitted to them as a line."""
     for label, style in line_styles(series).items():
         t, norms = ([row[name] for row in series[label]] for name in ("updates", "norm"))

@@ -26,6 +26,7 @@ from fairseq_transnorm.plotting import (
     panels,
     run_analysis,
     save_csv,
+    shared_legend,
 )
 
 PANELS = {
@@ -54,15 +55,22 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 def draw(rows: list[dict[str, Any]], stem: str, options: argparse.Namespace) -> None:
     series = scope_series(rows)
     styles = line_styles(series)
+    # scopes differ in size: side by side their norms are shown as what has become of the first
+    relative = len({row["scope"] for row in rows}) > 1
     with panels(stem, rows, nrows=2, ncols=2, size=(4.4, 3.1), sharex=True, seed=options.seed) as axes:
         for ax, (column, title) in zip(axes, PANELS.items(), strict=True):
             for label, mine in series.items():
                 points = [(row["updates"], row[column]) for row in mine if row[column] is not None]
+                if relative and column == "norm" and mine[0]["norm"]:
+                    points = [(updates, norm / mine[0]["norm"]) for updates, norm in points]
+                    title = "parameter 2-norm / that of the first"
                 style = styles[label] | {"markevery": max(1, len(points) // 12)}
                 ax.plot([x for x, _ in points], [y for _, y in points], **style, label=label)
             describe(ax, x="updates", y=title)
             count_axis(ax, "x")
-        if len(series) > 1:
+        if len(series) > 6:
+            shared_legend(axes)
+        elif len(series) > 1:
             legend(axes[0])
     save_csv(f"{stem}.csv", rows)
 
