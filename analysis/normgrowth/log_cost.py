@@ -2,7 +2,7 @@
 
 In one process, the two taking turns: blocks of as many updates as there are between two records, of which one is logged
 or none. Prints the ratios beside the package's targets, which are for the model of the paper: 12 layers, D = 768.
-"With detail" is --norm-log-layers --norm-log-tensors. One thread unless --threads says more.
+"With detail" is --norm-log-layers --norm-log-tensors, every update. One thread unless --threads says more.
 
   python analysis/normgrowth/log_cost.py
   python analysis/normgrowth/log_cost.py --arch transformer_lm --layers 2 --dim 64 --heads 4 --ffn 256 --intervals 1
@@ -27,7 +27,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     size = {"dim": options.dim, "layers": options.layers, "heads": options.heads, "vocabulary": options.vocabulary}
     rows = cost_rows(
         options.arch,
-        options.intervals,
+        [(1, True), *((interval, False) for interval in sorted(options.intervals))],
         options.steps,
         options.scope,
         options.sentences,

@@ -1,6 +1,6 @@
 """The file in which training notes how its parameters grow: one JSON object a line, in order of the updates.
 
-Each record tells what one update did: ``updates`` (after it), ``epoch``, ``lr``, ``scope``, ``norm`` and
+Each record tells what one update did: ``updates`` (after it), ``epoch``, its ``lr``, ``scope``, ``norm`` and
 ``norm_before``, ``step_norm``, ``product`` (theta . delta), ``direction_cosine``, ``alignment``, and of the gradient at
 theta ``gradient_norm``, ``gradient_product`` (theta . g) and ``gradient_cosine``. Where asked for, it has ``layers``, a
 list of the norm and step of each, and ``tensors``, name -> [norm before, step norm, product]. The first record, before

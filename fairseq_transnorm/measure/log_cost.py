@@ -67,37 +67,36 @@ def logging_task(model: BaseFairseqModel, folder: Path, interval: int, scope: st
 
 
 def cost_rows(
-    name: str, intervals: Sequence[int], steps: int, scope: str, sentences: int, length: int, **size: Any
+    name: str, cases: Sequence[tuple[int, bool]], steps: int, scope: str, sentences: int, length: int, **size: Any
 ) -> list[dict[str, Any]]:
     """Time blocks of as many steps as the interval, with one record and without, in turn.
 
     Args:
         name: architecture.
-        intervals: updates between two records.
-        steps: timed with and without the log at each interval; but no fewer than three blocks.
+        cases: updates between two records, and whether these also have every layer and every parameter.
+        steps: timed with and without the log in each case; but no fewer than three blocks.
         scope: of the parameters.
         sentences, length: of the batch, tokens per sentence.
         size: of the model, as in ``efficiency.build_model``.
 
     Returns:
-        Rows with ``interval``, ``detail`` (layers and parameters too), ``parameters`` of the scope, ``plain`` and
+        Rows with ``interval``, ``detail``, ``parameters`` of the scope, ``plain`` and
         ``logged``, the median seconds of a step.
     """
     model = build_model(name, length, **size)
     step = _LoggedStep(model, length, sentences * length)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for interval in intervals:
-            for detail in (False, True):
-                step.updates = 0
-                task: Any = logging_task(model, Path(folder, f"{interval}-{detail}"), interval, scope, detail)
-                blocks = {"plain": _block(step, None, interval), "logged": _block(step, task, interval)}
-                seconds = median_times(blocks, max(LEAST_TURNS, steps // interval))
-                count = sum(p.numel() for p in task._recorder.parameters.values())
-                rows.append(
-                    {"interval": interval, "detail": detail, "parameters": count}
-                    | {form: value / interval for form, value in seconds.items()}
-                )
+        for interval, detail in cases:
+            step.updates = 0
+            task: Any = logging_task(model, Path(folder, f"{interval}-{detail}"), interval, scope, detail)
+            blocks = {"plain": _block(step, None, interval), "logged": _block(step, task, interval)}
+            seconds = median_times(blocks, max(LEAST_TURNS, steps // interval))
+            count = sum(p.numel() for p in task._recorder.parameters.values())
+            rows.append(
+                {"interval": interval, "detail": detail, "parameters": count}
+                | {form: value / interval for form, value in seconds.items()}
+            )
     return rows
 
 

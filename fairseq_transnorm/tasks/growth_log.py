@@ -33,8 +33,8 @@ class GrowthLogConfig(FairseqDataclass):
         default="layers",
         metadata={"help": "parameters of the norm: those of the layers, all, linear maps, or matrices in the layers"},
     )
-    norm_log_layers: bool = field(default=False, metadata={"help": "also the norm and step of each layer"})
-    norm_log_tensors: bool = field(default=False, metadata={"help": "also those of each parameter"})
+    norm_log_layers: bool = field(default=False, metadata={"help": "records also have the norm and step of each layer"})
+    norm_log_tensors: bool = field(default=False, metadata={"help": "records also have those of each parameter"})
     save_initial: bool = field(
         default=False,
         metadata={
@@ -150,8 +150,6 @@ def check(cfg: Any) -> None:
             raise ValueError(f"{cfg._name}: {flag(name)} {getattr(cfg, name)}: 0 (none) or more")
     if not 1 < cfg.sat_factor < float("inf"):
         raise ValueError(f"{cfg._name}: --sat-factor {cfg.sat_factor:g}: more than 1, as {SATURATED:g}")
-    if (cfg.norm_log_layers or cfg.norm_log_tensors) and not cfg.norm_log_interval:
-        raise ValueError(f"{cfg._name}: --norm-log-layers and --norm-log-tensors need --norm-log-interval 1 or more")
 
 
 def check_trainer(cfg: Any, steps: bool) -> None:

@@ -63,7 +63,6 @@ class NormGrowthLMTask(KeptDictionary, GrowthLogMixin, LanguageModelingTask):
         super().__init__(args, *others, **kwargs)
         self.cfg = args  # which fairseq's class calls args only
         self.original = str(args.sentence_layout) == "original"
-        self._filler = self.dictionary.pad() if self.dictionary is not None else -1
         check(args, self.targets)
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
@@ -87,16 +86,25 @@ class NormGrowthLMTask(KeptDictionary, GrowthLogMixin, LanguageModelingTask):
 
     def _load_original(self, split: str, epoch: int, combine: bool) -> None:
         folders = utils.split_paths(self.cfg.data)
-        if str(self.cfg.pad_id) == "first_word":
-            self._filler = int(self._sentences(folders[0], "train")[0][0])
         self.datasets[split] = PaddedSentences(
             self._sentences(folders[(epoch - 1) % len(folders)], split, combine),
             self.cfg.tokens_per_sample,
-            filler=self._filler,
+            filler=self.filler,
             pad=self.dictionary.pad(),
             eos=self.dictionary.eos(),
             seed=self.cfg.seed if split == "train" else None,
         )
+
+    @property
+    def filler(self) -> int:
+        """What fills the original's rows.
+
+        Raises:
+            FileNotFoundError: it is the first word of the split train, which is not there.
+        """
+        if str(self.cfg.pad_id) == "own":
+            return int(self.dictionary.pad())
+        return int(self._sentences(utils.split_paths(self.cfg.data)[0], "train")[0][0])
 
     def _sentences(self, folder: str, split: str, combine: bool = False) -> Any:
         sentences = data_utils.load_indexed_dataset(os.path.join(folder, split), self.dictionary, combine=combine)

@@ -89,7 +89,6 @@ def test_without_a_file_the_reader_says_what_is_there(tmp_path):
         ({"norm_log_interval": -1}, "--norm-log-interval -1: 0 .none. or more"),
         ({"sat_max_sentences": -2}, "--sat-max-sentences -2"),
         ({"sat_factor": 1.0}, "--sat-factor 1: more than 1"),
-        ({"norm_log_layers": True}, "need --norm-log-interval"),
     ],
 )
 def test_options_without_a_meaning_are_refused(options, message):
