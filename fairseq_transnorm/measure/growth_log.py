@@ -89,7 +89,7 @@ class GrowthLog:
 
     Args:
         path: the file; made when missing.
-        updates: those of the checkpoint, 0 for a new run.
+        updates: those of the checkpoint; 0 for a new run, of which nothing can be there yet.
         scope: of the parameters, which must be that of the records to be kept.
 
     Raises:
@@ -99,7 +99,7 @@ class GrowthLog:
     def __init__(self, path: Path, updates: int, scope: str) -> None:
         self.path = path
         records, cut_line = read_records(path) if path.is_file() else Records([], 0)
-        kept = [record for record in records if record["updates"] <= updates]
+        kept = [record for record in records if record["updates"] <= updates] if updates else []
         if other := next((record for record in kept if record.get("scope") != scope), None):
             raise ValueError(
                 f"{path}: its records are of the scope {other.get('scope')!r}, the run goes on with --norm-scope "
