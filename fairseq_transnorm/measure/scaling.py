@@ -21,8 +21,8 @@ SATURATED = 1000.0  # the factor that stands for infinity
 class ScaledNetwork:
     """``f(x; c theta)`` of a module whose own parameters are left as they are.
 
-    Every parameter is scaled: embeddings, gains and biases of norms, all maps and their biases, the classifier. Buffers,
-    constants and parameters that are not trained, such as the unit vector of a reflection, are not. Calls run in
+    Every parameter is scaled: embeddings, gains and biases of norms, all maps and their biases, the classifier. Not
+    so buffers, constants and parameters that are not trained, such as the unit vector of a reflection. Calls run in
     evaluation mode, in float32 or wider, and without gradients; scores reach 1e16, where float16 ends at 65504.
 
     Args:
