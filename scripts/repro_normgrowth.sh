@@ -30,16 +30,19 @@ common=(--cpu --no-progress-bar --log-interval 25 "${size[@]}" --decoder-layers 
 small="--decoder-embed-dim 32 --decoder-ffn-embed-dim 32 --decoder-layers 3"
 updates=$(((epochs < 2 ? epochs : 2) * ((sentences + 15) / 16))) # of the runs with a schedule
 hold=$((updates / 8))
+original="--sentence-layout original --pad-id first_word --target-weights input_mask" # as the original code trains
 sgd="--optimizer sgd --lr 0.1 --norm-log-interval 1"
 # run: variant, epochs, flags of its own
 runs=(
     "control:control:8:--norm-log-interval 1"
     "control-mult:control:8:--attn-mask multiplicative"
+    "control-original:control:8:--attn-mask multiplicative $original"
     "pre_norm:pre_norm:5:"
     "pre_norm-mult:pre_norm:5:--attn-mask multiplicative"
     "control-lr1e-2:control:3:--lr 1e-2"
     "pre_norm-lr1e-2:pre_norm:3:--lr 1e-2"
-    "control-small:control:5:$small --lr 1e-2 --weight-decay 0"
+    "control-small:control:5:$small --lr 5e-3 --weight-decay 0"
+    "control-small-lr1e-2:control:5:$small --lr 1e-2 --weight-decay 0 --seed 5" # with most seeds it collapses
     "pre_norm-sgd:pre_norm:3:$sgd --weight-decay 0"
     "pre_norm-sgd-decay:pre_norm:1:$sgd --weight-decay 1e-3"
     "vaswani-constant:vaswani:2:"
@@ -133,7 +136,7 @@ saturation() {
     done
     draw scores normgrowth/evaluate --split valid "${scored[@]}"
     draw heads normgrowth/attention_heads --all-positions --length "$length" "${heads[@]}" \
-        "control-mult, untrained=$(checkpoint control-mult 0)"
+        "control-original=$(last control-original)" "control-original, untrained=$(checkpoint control-original 0)"
     finish
     draw layers normgrowth/layer_saturation "${layers[@]}"
     draw layers_random normgrowth/layer_saturation --random-init "${layers[@]}"

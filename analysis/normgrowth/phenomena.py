@@ -16,7 +16,7 @@ from fairseq_transnorm.plotting import format_table, load_table, save_table
 TABLES = {
     "trajectory": ("run", "scope", "stack", "layer", "updates", "norm", "step_norm", "alignment", "direction_cosine"),
     "scores": ("model", "updates", "saturation", "collapse", "perplexity_later_words"),
-    "heads": ("model", "network", "positions_attended", "forbidden_weight"),
+    "heads": ("model", "network", "head", "positions_attended", "forbidden_weight"),
 }
 
 
@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="JSON", help="default: phenomena.json in the folder")
     options = parser.parse_args(argv)
     try:
-        tables = [load_table(options.folder / f"{name}.json", columns) for name, columns in TABLES.items()]
-        rows = check(Evidence(*tables, length=options.length))
+        tables = {name: load_table(options.folder / f"{name}.json", columns) for name, columns in TABLES.items()}
+        rows = check(Evidence(**tables, length=options.length))
     except (OSError, ValueError, LookupError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 1

@@ -101,10 +101,11 @@ def sentence_batches(
     """Return sentences as the run's model reads them, each on its own.
 
     A language model gets ``</s> words``, as fairseq's task gives it a line of text without the last target (and
-    ``<s> </s> words`` with ``--add-bos-token``), a masked language model ``<s> words </s>`` without masks. Text is cut
-    into symbols as the note ``tokenizer.json`` of the run's data folder says, at spaces without one. Empty lines of
-    a split are left out. For a model that attends to padding, such as those with the multiplicative mask, nothing is
-    padded; one that attends to the other sentences of a batch is warned of.
+    ``<s> </s> words`` with ``--add-bos-token``, the words alone with ``--sentence-layout original``), a masked language
+    model ``<s> words </s>`` without masks. Text is cut into symbols as the note ``tokenizer.json`` of the run's data
+    folder says, at spaces without one. Empty lines of a split are left out. For a model that attends to padding, such
+    as those with the multiplicative mask, nothing is padded; one that attends to the other sentences of a batch is
+    warned of.
 
     Args:
         run: a language model or masked language model, of this package or of fairseq.
@@ -166,11 +167,18 @@ def _of_split(run: Run, split: str, limit: int | None) -> list[list[int]]:
     return found
 
 
+def without_ends(run: Run) -> bool:
+    """Return whether a language model was trained on sentences without ``</s>``, as by the original code."""
+    return str(run.cfg.task.get("sentence_layout", "fairseq")) == "original"
+
+
 def _surroundings(run: Run) -> tuple[list[int], list[int]]:
     """Return the symbols before and after each sentence."""
     dictionary, model = run.task.source_dictionary, run.model
     decoder, encoder = getattr(model, "decoder", None), getattr(model, "encoder", None)
     if decoder is not None and encoder is None:
+        if without_ends(run):
+            return [], []
         with_bos = run.cfg.task.get("add_bos_token", False)
         return ([dictionary.bos(), dictionary.eos()] if with_bos else [dictionary.eos()]), []
     if encoder is not None and decoder is None:

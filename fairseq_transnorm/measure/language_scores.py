@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .batches import BATCH_TOKENS, SentenceBatches, sentence_batches
+from .batches import BATCH_TOKENS, SentenceBatches, sentence_batches, without_ends
 from .checkpoints import Run, load_run
 from .evaluation import LOGITS, load_split, symbol_counts, unigram_perplexity
 from .layer_saturation import FairseqStack, encodings_of, layer_rows, warn_of_collapse, warn_of_positions
@@ -111,6 +111,11 @@ def measure(
         raise ValueError(
             f"{checkpoint} is no causal language model, but a {type(run.model).__name__}; masked language models are "
             "evaluated by scripts/eval_blm.sh"
+        )
+    if without_ends(run):
+        raise ValueError(
+            f"{checkpoint} was trained with --sentence-layout original, without the </s> that this perplexity begins "
+            "and ends with; its own is in the train.log of its training"
         )
     batches = sentence_batches(run, split, None, min(BATCH_TOKENS, LOGITS // len(run.task.target_dictionary)))
     if batches.cut:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ..modules.growth_attention import MASKS, GrowthAttention
 from .attention import Competition, Weigh, attention_modules, hardmax_of, replaced_weights, softmax_attentions
-from .batches import Batch, SentenceBatches
+from .batches import Batch, SentenceBatches, without_ends
 from .checkpoints import Run
 from .hidden_states import HiddenStates
 from .layer_saturation import warn_of_positions
@@ -268,7 +268,9 @@ def head_rows(
     heads = SaturatedHeads(run.model, **options)
     warn_of_positions(label, run.model, options.get("scale_positions", False))
     _warn_of_linear(label, run.model, len(heads.modules))
-    filler = run.task.source_dictionary.nspecial if all_positions else batches.pad
+    filler = batches.pad
+    if all_positions:  # a word
+        filler = run.task.filler if without_ends(run) else run.task.source_dictionary.nspecial
     sums: dict[tuple[str, str], HeadSums] = {}
     for batch in tqdm(list(batches), desc=label, disable=None, leave=False):
         tokens, keep = batch if length is None else fill_up(batch, length, filler)

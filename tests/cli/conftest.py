@@ -91,10 +91,25 @@ def fairseq_lm(once: Callable[..., Path], tiny_lm_data: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained_runs(trained: Path, trained_blm: Path, fairseq_lm: Path) -> dict[str, Path]:
+def trained_growth(once: Callable[..., Path], tiny_lm_data: Path) -> Path:
+    """Checkpoint of a tiny post-norm model after 2 epochs of scripts/train_normgrowth.sh, its norms every 2 updates."""
+
+    def build(folder: Path) -> None:
+        flags = ["--decoder-embed-dim", 32, "--decoder-ffn-embed-dim", 32, "--decoder-attention-heads", 2]
+        flags += ["--decoder-layers", 2, "--tokens-per-sample", 2 * LENGTH, "--norm-log-interval", 2, "--lr", 5e-3]
+        flags += ["--max-epoch", 2, "--sat-max-sentences", 20, "--no-progress-bar", *checkpoints_every(10)]
+        env = SCRIPT_ENV | {"SAVE_DIR": folder}
+        run_cli("scripts/train_normgrowth.sh", "control", tiny_lm_data, *flags, env=env)
+
+    return once("trained_growth", build) / "checkpoint_last.pt"
+
+
+@pytest.fixture(scope="session")
+def trained_runs(trained: Path, trained_blm: Path, fairseq_lm: Path, trained_growth: Path) -> dict[str, Path]:
     """Architecture -> folder of the checkpoints of a run, four or more of them. Read them only."""
     return {
         "transformer_lm": fairseq_lm.parent,
         "transnormer_lm_tiny": trained.parent,
         "transnormer_mlm_tiny": trained_blm.parent,
+        "normgrowth_control": trained_growth.parent,
     }
