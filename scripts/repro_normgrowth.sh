@@ -171,7 +171,7 @@ main() {
     [[ ${NO_CHECK:-0} != 1 ]] || check=()
     only_fresh "$@"
     say "Norm growth: small models, all figures and phenomena; about 12 minutes on 2 cores."
-    open_folder outputs/normgrowth "$(printf '%q ' "$sentences" "$epochs" "$grid" "${common[@]}")"
+    open_folder outputs/normgrowth "$(printf '%q ' "$sentences" "$epochs" "$grid" "${common[@]}" "${runs[@]}")"
     text
     training
     trajectories
