@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,14 +29,23 @@ class _LoggedStep(TrainingStep):
 
     task: FairseqTask | None = None
     updates = 0
+    seconds = 0.0  # in the log itself
 
     def update(self) -> None:
         if self.task is None:
             self.optimizer.step()
-        else:  # in fairseq-train torch's optimiser is inside one of fairseq's
-            optimizer = SimpleNamespace(step=self.optimizer.step, get_lr=lambda: self.optimizer.param_groups[0]["lr"])
-            self.task.optimizer_step(optimizer, model=self.model, update_num=self.updates)
-            self.updates += 1
+            return
+        start = time.perf_counter()
+        # in fairseq-train torch's optimiser is inside one of fairseq's
+        optimizer = SimpleNamespace(step=self._step, get_lr=lambda: self.optimizer.param_groups[0]["lr"])
+        self.task.optimizer_step(optimizer, model=self.model, update_num=self.updates)
+        self.seconds += time.perf_counter() - start
+        self.updates += 1
+
+    def _step(self) -> None:
+        start = time.perf_counter()
+        self.optimizer.step()
+        self.seconds -= time.perf_counter() - start
 
 
 def logging_task(model: BaseFairseqModel, folder: Path, interval: int, scope: str, detail: bool) -> FairseqTask:
@@ -80,15 +90,15 @@ def cost_rows(
         size: of the model, as in ``efficiency.build_model``.
 
     Returns:
-        Rows with ``interval``, ``detail``, ``parameters`` of the scope, ``plain`` and
-        ``logged``, the median seconds of a step.
+        Rows with ``interval``, ``detail``, ``parameters`` of the scope, ``plain`` and ``logged``, the median seconds of
+        a step, and ``log``, the mean seconds in the log itself, which other work of the machine disturbs less.
     """
     model = build_model(name, length, **size)
     step = _LoggedStep(model, length, sentences * length)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for interval, detail in cases:
-            step.updates = 0
+            step.updates, step.seconds = 0, 0.0
             task: Any = logging_task(model, Path(folder, f"{interval}-{detail}"), interval, scope, detail)
             blocks = {"plain": _block(step, None, interval), "logged": _block(step, task, interval)}
             seconds = median_times(blocks, max(LEAST_TURNS, steps // interval))
@@ -96,6 +106,7 @@ def cost_rows(
             rows.append(
                 {"interval": interval, "detail": detail, "parameters": count}
                 | {form: value / interval for form, value in seconds.items()}
+                | {"log": step.seconds / step.updates}
             )
     return rows
 

@@ -95,6 +95,15 @@ def dot(first: Vector, second: Vector) -> float:
     return math.fsum(torch.stack(parts).tolist()) if parts else 0.0  # one transfer from a GPU
 
 
+def norm_and_dot(first: Vector, second: Vector) -> tuple[float, float]:
+    """Return the norm of the first of two vectors, and its inner product with the second, reading both once."""
+    parts = [
+        torch.stack([torch.dot(a, a), torch.dot(a, b)]) for name in first for a, b in _pieces(first[name], second[name])
+    ]
+    square, product = torch.stack(parts).sum(0).tolist() if parts else (0.0, 0.0)
+    return math.sqrt(square), product
+
+
 def norm(parameters: Vector) -> float:
     """Return the 2-norm, in float64."""
     return math.sqrt(dot(parameters, parameters))

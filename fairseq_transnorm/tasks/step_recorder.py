@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..measure.growth_log import GrowthLog, Record
-from ..measure.parameters import Layer, by_layer, dot, model_vector, norm, select, step_of, step_sums
+from ..measure.parameters import Layer, by_layer, model_vector, norm, norm_and_dot, select, step_of, step_sums
 
 _FLOOR = 1e-9  # keeps the cosine with a gradient of 0 at 0
 
@@ -52,8 +52,7 @@ class StepRecorder:
         for name, parameter in self.parameters.items():
             self.copies[name].copy_(parameter)
         gradients = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
-        self.gradient_norm = norm(gradients)
-        self.gradient_product = dot(gradients, self.parameters)
+        self.gradient_norm, self.gradient_product = norm_and_dot(gradients, self.parameters)
 
     @torch.no_grad()
     def after(self, updates: int, epoch: int, lr: float) -> dict[str, float]:

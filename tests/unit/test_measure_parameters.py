@@ -15,6 +15,7 @@ from fairseq_transnorm.measure.parameters import (
     linear_column_norm,
     model_vector,
     norm,
+    norm_and_dot,
     select,
     smallest_rms,
     step_between,
@@ -81,6 +82,8 @@ def test_numbers_by_hand():
     a = {"m": torch.tensor([[3.0, 0.0], [4.0, 2.0]]), "v": torch.tensor([1.0, 2.0])}
     b = {"v": torch.tensor([1.0, -1.0]), "m": torch.ones(2, 2)}
     assert dot(a, b) == 9 - 1
+    assert norm_and_dot(a, b) == (norm(a), dot(a, b))
+    assert norm_and_dot({}, b) == (0, 0)
     assert norm(a) == pytest.approx(math.sqrt(29 + 5))
     assert smallest_rms(a) == pytest.approx(math.sqrt(29) / 2)
     assert smallest_rms(a | {"n": torch.full((1, 5), 0.5)}) == pytest.approx(0.5)
