@@ -32,7 +32,7 @@ def build(arch: str = "normgrowth_control", seed: int = 0, dtype: torch.dtype = 
 def upstream_state(bias: bool = True, seed: int = 0, layers: int = LAYERS) -> dict[str, Tensor]:
     """Random tensors with the names and shapes of the original's models other than vaswani."""
     torch.manual_seed(seed)
-    shapes = {"embed.weight": (WORDS, D), "pos_embed.weight": (LENGTH, D)}
+    shapes: dict[str, tuple[int, ...]] = {"embed.weight": (WORDS, D), "pos_embed.weight": (LENGTH, D)}
     shapes |= {"classifier.weight": (WORDS, D), "classifier.bias": (WORDS,)}
     for i in range(layers):
         maps = {f"heads.head{h}.{n}": (D // HEADS, D) for h in range(HEADS) for n in ("query", "key", "value")}
