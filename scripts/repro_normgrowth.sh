@@ -105,15 +105,19 @@ training() {
 }
 
 trajectories() {
-    local name folders=()
+    local name others=()
     begin '[3/6] norms, directions and steps along the checkpoints; the laws of growth'
-    for name in "${!epochs_of[@]}"; do folders+=("$name=$out/$name"); done
-    draw trajectory normgrowth/trajectory --scope layers --scope all "${folders[@]}"
+    for name in control-mult pre_norm-mult control-lr1e-2 pre_norm-lr1e-2 control-small control-small-lr1e-2; do
+        others+=("$name=$out/$name")
+    done
+    draw trajectory normgrowth/trajectory --scope layers --scope all control="$out/control" pre_norm="$out/pre_norm"
+    draw trajectory_others normgrowth/trajectory "${others[@]}"
+    finish
     draw t5 normgrowth/regression --t5
     finish
     draw regression normgrowth/regression control="$out/control" pre_norm="$out/pre_norm" \
         control-small="$out/control-small"
-    draw growth_plane normgrowth/growth_plane AdamW="$out/control" SGD="$out/pre_norm-sgd" \
+    draw growth_plane normgrowth/growth_plane --yscale symlog AdamW="$out/control" SGD="$out/pre_norm-sgd" \
         "SGD, decay=$out/pre_norm-sgd-decay"
     finish
     draw curves scalars control="$out/control" control-mult="$out/control-mult" pre_norm="$out/pre_norm" \
@@ -125,19 +129,23 @@ trajectories() {
 }
 
 saturation() {
-    local name epoch scored=() heads=() layers=()
+    local name epoch scored=() others=() layers=()
     begin '[4/6] perplexity, saturation and attention heads'
     for name in control control-mult pre_norm pre_norm-mult control-lr1e-2 pre_norm-lr1e-2; do
         for ((epoch = 0; epoch <= epochs_of[$name]; epoch++)); do
-            scored+=("$name@$epoch=$(checkpoint "$name" "$epoch")")
+            if [[ $name == *-lr1e-2 ]]; then
+                others+=("$name=$(checkpoint "$name" "$epoch")")
+            else
+                scored+=("$name=$(checkpoint "$name" "$epoch")")
+            fi
         done
-        heads+=("$name=$(last "$name")")
         layers+=("$name=$(last "$name")")
     done
     draw scores normgrowth/evaluate --split valid "${scored[@]}"
-    draw heads normgrowth/attention_heads --all-positions --length "$length" "${heads[@]}" \
-        "control-original=$(last control-original)" "control-original, untrained=$(checkpoint control-original 0)"
+    draw scores_others normgrowth/evaluate --split valid "${others[@]}"
     finish
+    draw heads normgrowth/attention_heads --all-positions --length "$length" control="$(last control)" \
+        control-original="$(last control-original)" pre_norm="$(last pre_norm)" pre_norm-mult="$(last pre_norm-mult)"
     draw layers normgrowth/layer_saturation "${layers[@]}"
     draw layers_random normgrowth/layer_saturation --random-init "${layers[@]}"
     finish

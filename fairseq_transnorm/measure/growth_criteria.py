@@ -25,7 +25,7 @@ class Evidence:
 
     Args:
         trajectory: rows of ``measure.trajectory``.
-        scores: rows of ``measure.language_scores``, ``model`` being ``RUN@EPOCH``.
+        scores: rows of ``measure.language_scores``, several of a run.
         heads: rows of ``measure.saturated_heads`` with all sentences of ``length`` positions.
 
     Raises:
@@ -46,7 +46,7 @@ class Evidence:
 
     def scores(self, run: str) -> list[Mapping[str, Any]]:
         """Return the scores of a run's checkpoints, by updates."""
-        mine = [r for r in self._scores if r["model"].partition("@")[0] == run]
+        mine = [r for r in self._scores if r["model"] == run]
         if not mine:
             raise LookupError(f"the scores have no checkpoint of {run}")
         return sorted(mine, key=lambda r: r["updates"])
