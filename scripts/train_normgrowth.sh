@@ -13,7 +13,7 @@
 #
 #   SAVE_DIR=checkpoints/normgrowth_VARIANT  where all of it goes, with train.log (JSON) and command.log
 #   SEQUENCES=16       sentences per update, whatever the number of processes
-#   BATCH_SIZE=16      sentences a process holds at once; less needs less memory; an update has as many
+#   BATCH_SIZE=N       sentences a process holds at once (default: its share); less needs less memory
 #   NPROC=1            processes on a machine without GPU
 #   DRY_RUN=1          only print the command
 #
@@ -40,4 +40,4 @@ recipe=(
     --lr 1e-3 --lr-scheduler fixed --max-epoch 5 --seed 1
     --save-initial --norm-log-interval 25 --norm-log-layers
 )
-train_recipe "checkpoints/normgrowth_$variant" 16 16 "$data" "$@"
+train_recipe "checkpoints/normgrowth_$variant" 16 '' "$data" "$@"

@@ -66,7 +66,8 @@ class _UnitSGD(torch.optim.SGD):
         """Divide the gradients, in place, and make a step."""
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if gradients:
-            # 0 / tiny is 0
-            norms = [norm.clamp(min=torch.finfo(norm.dtype).tiny) for norm in torch._foreach_norm(gradients)]
-            torch._foreach_div_(gradients, norms)
+            # first by the largest entry, so that no square overflows or vanishes; 0 / tiny is 0
+            for order in (float("inf"), 2.0):
+                norms = torch._foreach_norm(gradients, order)
+                torch._foreach_div_(gradients, [norm.clamp(min=torch.finfo(norm.dtype).tiny) for norm in norms])
         return super().step(closure)

@@ -66,6 +66,7 @@ class GrowthLogMixin:
     cfg: Any
     _recorder: Optional[StepRecorder] = None
     _saturation: Optional[ValidSaturation] = None
+    _shown: Dict[str, float] = {}
     _epoch = 1
 
     def begin_training(self, trainer: Any) -> None:
@@ -75,7 +76,7 @@ class GrowthLogMixin:
             ValueError: an option has no meaning, or the parameters cannot be seen in the way that they are trained.
         """
         check(self.cfg)
-        self._recorder = None
+        self._recorder, self._shown = None, {}
         if self.cfg.sat_max_sentences and (positions := sinusoidal_positions(trainer.get_model())):
             logger.warning(
                 "--sat-max-sentences: the model adds sinusoidal positions (%s), which are no parameters: they are not "
@@ -107,13 +108,13 @@ class GrowthLogMixin:
         recorder, updates = self._recorder, update_num + 1
         if recorder is None or updates % self.cfg.norm_log_interval:
             super().optimizer_step(optimizer, model=model, update_num=update_num)  # type: ignore[misc]
-            return
-        lr, scale = float(optimizer.get_lr()), loss_scale(optimizer)
-        recorder.before()
-        super().optimizer_step(optimizer, model=model, update_num=update_num)  # type: ignore[misc]
-        if loss_scale(optimizer) < scale:
-            return  # gradients overflowed: nothing was updated, and fairseq does not count it
-        for name, value in recorder.after(updates, self._epoch, lr).items():
+        else:
+            lr, scale = float(optimizer.get_lr()), loss_scale(optimizer)
+            recorder.before()
+            super().optimizer_step(optimizer, model=model, update_num=update_num)  # type: ignore[misc]
+            if loss_scale(optimizer) >= scale:  # else gradients overflowed: fairseq does not count such an update
+                self._shown = recorder.after(updates, self._epoch, lr)
+        for name, value in self._shown.items():  # again at other updates: each line of fairseq's log has the last ones
             metrics.log_scalar(name, value, weight=0, priority=450, round=6)
 
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:

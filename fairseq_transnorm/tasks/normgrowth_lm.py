@@ -104,7 +104,9 @@ class NormGrowthLMTask(KeptDictionary, GrowthLogMixin, LanguageModelingTask):
         """
         if str(self.cfg.pad_id) == "own":
             return int(self.dictionary.pad())
-        return int(self._sentences(utils.split_paths(self.cfg.data)[0], "train")[0][0])
+        sentences = self._sentences(utils.split_paths(self.cfg.data)[0], "train")
+        symbols = (int(row[0]) for row in sentences if len(row))
+        return next((symbol for symbol in symbols if symbol != self.dictionary.eos()), int(self.dictionary.pad()))
 
     def _sentences(self, folder: str, split: str, combine: bool = False) -> Any:
         sentences = data_utils.load_indexed_dataset(os.path.join(folder, split), self.dictionary, combine=combine)

@@ -162,6 +162,8 @@ def test_a_masked_language_model_is_logged_at_its_interval(tiny_lm_data, tmp_pat
     theta = select(model_vector(load_run(tmp_path / "checkpoint_1_4.pt").model), "layers")
     assert records[2]["norm"] == pytest.approx(norm(theta), rel=1e-12)
     assert lines(output, "valid_collapse")
+    shown = [(int(line["num_updates"]), float(line["norm"])) for line in lines(output, "norm")]
+    assert shown == [(n, pytest.approx(records[n // 2]["norm"])) for n in range(2, 6)], "between records the last one"
     (row,) = masked_perplexity.measure(tmp_path / "checkpoint_last.pt", tiny_lm_data, ["valid"])
     assert row["tokens_per_sample"] == 64, "a task like masked_lm is evaluated like it"
 

@@ -76,3 +76,13 @@ def test_a_parameter_without_a_gradient_stays():
     assert parameters[0].tolist() == pytest.approx([1 - 0.1 * (0.6 + 0.5), 1 - 0.1 * (0.8 + 0.5)])
     assert parameters[1].tolist() == [1, 1]
     assert not optimizer.supports_flat_params
+
+
+@pytest.mark.parametrize("size", [1e-40, 1e-25, 1.0, 1e20, 1e37])
+def test_a_step_has_length_one_however_small_or_large_the_gradient(size):
+    parameter = torch.nn.Parameter(torch.zeros(100))
+    optimizer = built([parameter])
+    parameter.grad = size * torch.ones(100)
+    optimizer.step()
+    # the smallest are rounded to few bits
+    torch.testing.assert_close(parameter.detach(), torch.full((100,), -0.01), rtol=1e-3, atol=0)

@@ -93,6 +93,13 @@ def test_each_epoch_of_training_has_an_order_of_its_own():
     assert PaddedSentences(sentences, 3, PAD, PAD, EOS).ordered_indices().tolist() == list(range(20))
 
 
+def test_an_empty_first_line_does_not_make_the_end_of_sentence_the_filler(tiny_lm_data, monkeypatch):
+    _, task = setup(tiny_lm_data, "--sentence-layout", "original", "--pad-id", "first_word", "--tokens-per-sample", 40)
+    rows = [torch.tensor([EOS]), torch.tensor([9, 8, EOS])]
+    monkeypatch.setattr(task, "_sentences", lambda *_: rows)
+    assert task.filler == 9
+
+
 def test_the_filler_is_the_first_word_of_the_training_text(tiny_lm_data):
     _, task = setup(tiny_lm_data, "--sentence-layout", "original", "--pad-id", "first_word", "--tokens-per-sample", 40)
     task.load_dataset("valid")
