@@ -100,14 +100,16 @@ def settings_of(grid: Grid) -> dict[str, Any]:
     check_device(grid.device)
     cfg = _configure(grid.arguments(0.0, 0.0))
     settings: dict[str, Any] = {}
-    neutral = {*_NEUTRAL, *(key for part in cfg if part not in _PARTS and cfg[part] is not None for key in cfg[part])}
+    foreign = {key for part in cfg if part not in _PARTS and cfg[part] is not None for key in cfg[part]}
     for part in _PARTS:
         of_part: Any = cfg[part]
-        # fairseq's older parts, such as SGD, are given all flags that there are
-        is_old = isinstance(of_part, Namespace)
-        values: Any = vars(of_part) if is_old else OmegaConf.to_container(of_part, resolve=True, enum_to_str=True)
+        if isinstance(of_part, Namespace):
+            # an older part of fairseq's, such as SGD, has all flags that there are, those of other parts too
+            values: Any = {key: value for key, value in vars(of_part).items() if key not in foreign - {"_name"}}
+        else:
+            values = OmegaConf.to_container(of_part, resolve=True, enum_to_str=True)
         settings |= values | ({part: values["_name"]} if "_name" in values else {})
-    settings = {key: value for key, value in sorted(settings.items()) if key not in neutral}
+    settings = {key: value for key, value in sorted(settings.items()) if key not in _NEUTRAL}
     settings |= {"data_sha256": _data_sha256(str(grid.data), cfg.dataset.train_subset), "device": grid.device}
     settings |= {"torch": torch.__version__, "fairseq_transnorm": fairseq_transnorm.__version__}
     return json.loads(json.dumps(settings, default=str))
@@ -226,6 +228,8 @@ def run_grid(
     with exclusive(folder, "training cells"):
         found = {path.name: read_cell(path, settings) for path in sorted(folder.glob("lr*_wd*.json"))}
         missing = [cell for cell in dict.fromkeys(cells) if _name(*cell) not in found]
+        if missing and settings["fp16"] and grid.device == "cpu":
+            raise ValueError("--fp16 trains on a GPU only; give a --device such as cuda, or leave it out")
         with tqdm(total=len(cells), initial=len(cells) - len(missing), desc="cells", disable=None) as bar:
             for row in _train_all(grid, missing, folder, settings, workers):
                 found[_name(row["lr"], row["weight_decay"])] = row

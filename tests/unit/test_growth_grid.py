@@ -49,6 +49,35 @@ def test_settings_are_all_that_decides(tiny_lm_data):
     assert "adam_betas" not in coupled
 
 
+@pytest.mark.parametrize(
+    ("flags", "changed", "names"),
+    [
+        ("--fp16", {}, {"fp16"}),
+        ("--memory-efficient-fp16", {}, {"fp16", "memory_efficient_fp16"}),
+        ("--bf16", {}, {"bf16", "tpu"}),
+        ("--clip-norm 1", {}, {"clip_norm"}),
+        ("--batch-size 3", {}, {"batch_size", "batch_size_valid"}),
+        ("--fp16", {"optimizer": "sgd"}, {"fp16"}),
+        ("", {"seed": 1}, {"seed"}),
+        ("", {"device": "cuda"}, {"device", "cpu"}),
+    ],
+)
+def test_each_setting_by_itself_tells_cells_apart(tiny_lm_data, monkeypatch, flags, changed, names):
+    monkeypatch.setattr(growth_grid, "check_device", lambda device: None)
+    alike = {key: value for key, value in changed.items() if key == "optimizer"}
+    first, other = settings_of(grid(tiny_lm_data, **alike)), settings_of(grid(tiny_lm_data, flags, **changed))
+    assert {name for name in first if first[name] != other[name]} == names
+    assert first.keys() == other.keys()
+
+
+def test_versions_tell_cells_apart(tiny_lm_data, monkeypatch):
+    first = settings_of(grid(tiny_lm_data))
+    monkeypatch.setattr(growth_grid.torch, "__version__", "0.4")
+    monkeypatch.setattr(growth_grid.fairseq_transnorm, "__version__", "0")
+    other = settings_of(grid(tiny_lm_data))
+    assert {name for name in first if first[name] != other[name]} == {"torch", "fairseq_transnorm"}
+
+
 def test_data_are_known_by_their_content(tiny_lm_data, tmp_path):
     for folder in ("same", "other"):
         (tmp_path / folder).mkdir()
@@ -97,6 +126,7 @@ def test_settings_are_never_mixed(tiny_lm_data, tmp_path, fake):
     path = tmp_path / "lr0.1_wd0.1.json"
     for changed, message in (
         (grid(tiny_lm_data, seed=1), r"lr0\.1_wd0\.1\.json was trained with seed 0 \(now 1\); give another folder"),
+        (grid(tiny_lm_data, "--fp16"), r"was trained with fp16 False \(now True\); give another folder"),
         (grid(tiny_lm_data, "--dropout 0.2 --clip-norm 1"), r"clip_norm 0\.0 \(now 1\.0\), dropout 0\.1 \(now 0\.2\);"),
         (
             grid(tiny_lm_data, optimizer="sgd"),
@@ -113,6 +143,12 @@ def test_settings_are_never_mixed(tiny_lm_data, tmp_path, fake):
     with pytest.raises(ValueError, match=r"lr0\.1_wd0\.1\.json is no cell of a grid"):
         run_grid(grid(tiny_lm_data), [0.1], [0.1], tmp_path)
     assert len(fake) == 1
+
+
+def test_half_precision_needs_a_gpu(tiny_lm_data, tmp_path, fake):
+    with pytest.raises(ValueError, match="--fp16 trains on a GPU only; give a --device such as cuda"):
+        run_grid(grid(tiny_lm_data, "--fp16"), [0.1], [0.1], tmp_path)
+    assert not fake
 
 
 def test_a_diverged_cell_is_a_result(tiny_lm_data):
