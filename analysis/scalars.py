@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from fairseq_transnorm.measure.scalars import by_epoch, scalar_rows
 from fairseq_transnorm.plotting import (
     analysis_parser,
+    check_runs,
     count_axis,
     describe,
     legend,
@@ -51,6 +52,7 @@ NAMES = {
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    check_runs(options.inputs)
     rows = []
     for label, path in options.inputs:
         rows += scalar_rows(label, path, options.scalars, options.split)

@@ -40,9 +40,9 @@ from fairseq_transnorm.measure.signal_criteria import NO_BOUNDS, bounds_of, chec
 from fairseq_transnorm.plotting import (
     BASELINE,
     LIMIT,
-    Table,
     analysis_parser,
     at_least,
+    check_distinct,
     describe,
     figure,
     labelled,
@@ -52,6 +52,7 @@ from fairseq_transnorm.plotting import (
     panel_title,
     panels,
     run_analysis,
+    same_origin,
 )
 
 Rows = list[dict[str, Any]]
@@ -83,9 +84,7 @@ COLUMNS = ("scheme", "placement", "part", "layer", "width", "scaled", *(quantity
 def measure(options: argparse.Namespace) -> Rows:
     quiet()
     if options.model_from:
-        labels = [label for label, _ in options.model_from]
-        if len(set(labels)) < len(labels):
-            raise ValueError(f"two checkpoints share a name in {labels}; write LABEL=PATH")
+        check_distinct(options.model_from, "checkpoints")
         rows = []
         for label, path in options.model_from:
             run = load_run(path, options.data, options.device)
@@ -139,13 +138,6 @@ def draw(rows: Rows, stem: str, options: argparse.Namespace) -> list[str]:
                 draw_one(ax, mine, quantity)
                 ax.set_title(f"{scheme}, {NAMES[placement]}, {part}", fontsize="medium")
     return stems
-
-
-def same_origin(rows: Rows, some: Rows) -> Rows:
-    """Return some rows of a table as one that was made by the same command."""
-    if not isinstance(rows, Table):
-        return some
-    return Table(some, command=rows.command, version=rows.version, seed=rows.seed)
 
 
 def draw_one(ax: Axes, rows: Rows, quantity: Quantity) -> None:

@@ -30,9 +30,9 @@ from fairseq_transnorm.modules.growth_attention import MASKS
 from fairseq_transnorm.plotting import (
     BASELINE,
     LIMIT,
-    Table,
     analysis_parser,
     at_least,
+    check_distinct,
     describe,
     figure,
     legend,
@@ -40,6 +40,7 @@ from fairseq_transnorm.plotting import (
     panel_title,
     panels,
     run_analysis,
+    same_origin,
 )
 
 Rows = list[dict[str, Any]]
@@ -68,9 +69,7 @@ COLUMNS = ("model", "network", "layer", "head", "forbidden_weight", "mean_share"
 
 def measure(options: argparse.Namespace) -> Rows:
     quiet()
-    labels = [label for label, _ in options.inputs]
-    if len(set(labels)) < len(labels):
-        raise ValueError(f"two checkpoints share a name in {labels}; write LABEL=PATH")
+    check_distinct(options.inputs, "checkpoints")
     text = read_sentences(options.text, options.sentences) if options.text else options.split
     rows = []
     for label, path in options.inputs:
@@ -119,13 +118,6 @@ def draw(rows: Rows, stem: str, options: argparse.Namespace) -> list[str]:
                 )
                 legend(ax)
     return stems
-
-
-def same_origin(rows: Rows, some: Rows) -> Rows:
-    """Return some rows of a table as one that was made by the same command."""
-    if not isinstance(rows, Table):
-        return some
-    return Table(some, command=rows.command, version=rows.version, seed=rows.seed)
 
 
 def draw_one(ax: Axes, rows: Rows, statistic: Statistic) -> None:

@@ -17,6 +17,7 @@ from fairseq_transnorm.measure.language_scores import measure as measure_model
 from fairseq_transnorm.plotting import (
     BASELINE,
     analysis_parser,
+    check_runs,
     count_axis,
     describe,
     figure,
@@ -36,6 +37,7 @@ COLUMNS = ("model", "split", "updates", "perplexity", "unigram_perplexity", "acc
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     quiet()
+    check_runs(options.inputs)
     if len(set(options.inputs)) < len(options.inputs):
         raise ValueError("a checkpoint is given twice under the same name")
     return [measure_model(label, path, options.split, options.data, options.device) for label, path in options.inputs]

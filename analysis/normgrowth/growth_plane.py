@@ -20,6 +20,7 @@ from fairseq_transnorm.plotting import (
     LIMIT,
     analysis_parser,
     at_least,
+    check_runs,
     describe,
     figure,
     legend,
@@ -33,6 +34,7 @@ FALLING: dict[str, Any] = {"color": "#d55e00", "alpha": 0.12, "linewidth": 0}
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    check_runs(options.inputs)
     rows = []
     for label, path in options.inputs:
         rows += plane_rows(label, str(path), read_growth(path), options.reduce, options.window)

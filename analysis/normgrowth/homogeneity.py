@@ -39,6 +39,7 @@ from fairseq_transnorm.modules.growth_attention import MASKS
 from fairseq_transnorm.plotting import (
     analysis_parser,
     at_least,
+    check_distinct,
     describe,
     line_styles,
     log_axis,
@@ -61,9 +62,8 @@ def measure(options: argparse.Namespace) -> Rows:
     check_device(options.device)
     seeds = range(options.seed, options.seed + options.seeds)
     if options.inputs:
+        check_distinct(options.inputs, "checkpoints")
         runs = [(label, load_run(path, options.data, options.device)) for label, path in options.inputs]
-        if len({label for label, _ in runs}) < len(runs):
-            raise ValueError(f"two checkpoints share a name in {[label for label, _ in runs]}; write LABEL=PATH")
         return [row for label, run in runs for seed in seeds for row in checkpoint_rows(label, run, seed)]
     size = Size(options.layers, options.dim, options.ffn_dim, options.heads)
     models = [

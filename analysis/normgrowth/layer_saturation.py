@@ -19,7 +19,16 @@ from fairseq_transnorm.measure.layer_saturation import COLLAPSED, Settings, enco
 from fairseq_transnorm.measure.layer_saturation import measure as measure_model
 from fairseq_transnorm.measure.scaling import SATURATED
 from fairseq_transnorm.measure.sentences_file import read_sentences
-from fairseq_transnorm.plotting import analysis_parser, at_least, describe, figure, legend, line_styles, run_analysis
+from fairseq_transnorm.plotting import (
+    analysis_parser,
+    at_least,
+    check_distinct,
+    describe,
+    figure,
+    legend,
+    line_styles,
+    run_analysis,
+)
 
 COLUMNS = ("model", "random_init", "stack", "layer", "state", "c", "similarity", "collapse", "tokens")
 OPEN = {"linestyle": "none", "markerfacecolor": "white", "markeredgewidth": 1.2}  # behind a final norm
@@ -27,9 +36,7 @@ OPEN = {"linestyle": "none", "markerfacecolor": "white", "markeredgewidth": 1.2}
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     quiet()
-    labels = [label for label, _ in options.inputs]
-    if len(set(labels)) < len(labels):
-        raise ValueError(f"two models share a name in {labels}; write LABEL=PATH")
+    check_distinct(options.inputs, "models")
     settings = Settings(
         text=read_sentences(options.text, options.sentences) if options.text else None,
         data=options.data,

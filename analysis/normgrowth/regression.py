@@ -22,10 +22,10 @@ from matplotlib.axes import Axes
 
 from fairseq_transnorm.measure.fits import EXPONENT, LAWS, SERIES, SQUARED, curve, fit_law, fit_rows
 from fairseq_transnorm.measure.t5_norms import t5_rows
-from fairseq_transnorm.measure.trajectory import COLUMNS, complete_rows, read_norms, scope_series
+from fairseq_transnorm.measure.trajectory import COLUMNS, check_points, complete_rows, read_norms, scope_series
 from fairseq_transnorm.plotting import (
-    Table,
     analysis_parser,
+    check_runs,
     count_axis,
     describe,
     legend,
@@ -34,6 +34,7 @@ from fairseq_transnorm.plotting import (
     panel_title,
     panels,
     run_analysis,
+    same_origin,
     save_csv,
     save_table,
 )
@@ -43,10 +44,12 @@ COSINE = "cos(θ before, θ after) of a step"
 
 
 def measure(options: argparse.Namespace) -> Rows:
+    check_runs(each for each in options.inputs if each.path.suffix != ".json")  # tables name their runs themselves
     rows = t5_rows() if options.t5 else []
     for label, path in options.inputs:
         found = load_table(path, ("updates", "norm")) if path.suffix == ".json" else read_norms(path)
         rows += complete_rows(label, found)
+    check_points(rows)
     return rows
 
 
@@ -144,13 +147,6 @@ def draw_steps(rows: Rows, stem: str, columns: dict[str, str], options: argparse
             count_axis(ax, "x")
             legend(ax)
     return [stem]
-
-
-def same_origin(rows: Rows, some: Rows) -> Rows:
-    """Return some rows of a table as one that was made by the same command."""
-    if not isinstance(rows, Table):
-        return some
-    return Table(some, command=rows.command, version=rows.version, seed=rows.seed)
 
 
 def summary(rows: Rows, options: argparse.Namespace) -> Rows:

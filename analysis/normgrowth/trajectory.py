@@ -19,6 +19,7 @@ from fairseq_transnorm.measure.trajectory import COLUMNS, scope_series, trajecto
 from fairseq_transnorm.plotting import (
     analysis_parser,
     at_least,
+    check_runs,
     count_axis,
     describe,
     legend,
@@ -39,6 +40,7 @@ PANELS = {
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     quiet()
+    check_runs(options.inputs)
     runs: dict[str, list[Any]] = {}
     for label, path in options.inputs:
         runs.setdefault(label, []).append(path)

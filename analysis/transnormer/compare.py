@@ -20,6 +20,7 @@ from fairseq_transnorm.measure.masked_perplexity import CONVENTION
 from fairseq_transnorm.plotting import (
     Labelled,
     analysis_parser,
+    check_distinct,
     format_cell,
     format_markdown,
     format_table,
@@ -44,8 +45,7 @@ def measure(inputs: list[Labelled], data: str | None, tolerance: float | None) -
         ValueError: the numbers cannot be compared: another text or convention, too many parameters, or one
             name for two runs.
     """
-    if len({label for label, _ in inputs}) < len(inputs):
-        raise ValueError(f"two runs share a name in {[label for label, _ in inputs]}; write LABEL=FOLDER")
+    check_distinct(inputs, "runs", "FOLDER")
     rows: list[dict[str, Any]] = []
     evaluated: dict[str, str] = {}
     for label, folder in inputs:

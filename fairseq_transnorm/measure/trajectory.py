@@ -181,6 +181,20 @@ def complete_rows(run: str, rows: Iterable[Mapping[str, Any]]) -> list[dict[str,
     return sorted(filled, key=lambda row: (places.index(_place(row)), row["updates"]))
 
 
+def check_points(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Raise ValueError where a series has two norms after the same updates: they are of two runs, or given twice."""
+    seen: dict[tuple[Any, ...], float] = {}
+    for row in rows:
+        key = (*_place(row), row["updates"])
+        if key in seen:
+            name = ", ".join(str(part) for part in key[:-1] if part is not None)
+            raise ValueError(
+                f"{name} has two norms after {row['updates']} updates, {seen[key]:.6g} and {row['norm']:.6g}; give "
+                "each run once and by a name of its own (LABEL=PATH; in a table of trajectory.py its column run)"
+            )
+        seen[key] = row["norm"]
+
+
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row[key] for key in SERIES)
 

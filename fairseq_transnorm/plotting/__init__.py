@@ -1,11 +1,12 @@
 """Drawings of tables of numbers; nothing here knows a model, torch or fairseq."""
 
 from .axes import count_axis, describe, legend, log_axis, panel_title, shared_legend
-from .command import Labelled, analysis_parser, at_least, labelled, run_analysis
+from .command import analysis_parser, at_least, run_analysis
 from .figure import figure, panels
+from .labels import Labelled, check_distinct, check_runs, file_names, labelled
 from .scores import Rows, run_score_table, score_parser
 from .styles import BASELINE, LIMIT, line_style, line_styles, ordered_colours, ordered_markers
-from .tables import Table, format_cell, format_markdown, format_table, load_table, save_csv, save_table
+from .tables import Table, format_cell, format_markdown, format_table, load_table, same_origin, save_csv, save_table
 
 __all__ = [
     "BASELINE",
@@ -15,9 +16,12 @@ __all__ = [
     "Table",
     "analysis_parser",
     "at_least",
+    "check_distinct",
+    "check_runs",
     "count_axis",
     "describe",
     "figure",
+    "file_names",
     "format_cell",
     "format_markdown",
     "format_table",
@@ -33,6 +37,7 @@ __all__ = [
     "panels",
     "run_analysis",
     "run_score_table",
+    "same_origin",
     "save_csv",
     "save_table",
     "score_parser",

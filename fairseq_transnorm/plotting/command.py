@@ -5,28 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from .labels import labelled
 from .tables import format_table, load_table
-
-
-class Labelled(NamedTuple):
-    """A file or folder with the name that it has in figures."""
-
-    label: str
-    path: Path
-
-
-def labelled(text: str) -> Labelled:
-    """Read ``LABEL=PATH``, or ``PATH`` alone, whose label is the folder of a checkpoint or log, or its own name."""
-    label, equals, rest = text.partition("=")
-    if equals and label and rest and not Path(text).exists():
-        return Labelled(label, Path(rest))
-    path = Path(text)
-    name = path.name if path.is_dir() else path.stem  # a folder's name may hold a number such as 0.001
-    generic = name.startswith(("checkpoint", "train")) or name in {"log", "output"}
-    return Labelled(path.absolute().parent.name if generic else name or path.absolute().name, path)
 
 
 def at_least(least: int) -> Callable[[str], int]:

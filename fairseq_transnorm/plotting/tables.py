@@ -64,6 +64,13 @@ def load_table(path: str | Path, columns: Iterable[str] = ()) -> Table:
     return table
 
 
+def same_origin(rows: Sequence[Row], some: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return some rows of a table as one that was made by the same command."""
+    if not isinstance(rows, Table):
+        return some
+    return Table(some, command=rows.command, version=rows.version, seed=rows.seed)
+
+
 def save_table(path: str | Path, rows: Sequence[Row], *, seed: int | None = None) -> None:
     """Write ``rows`` as JSON, one row a line, so that a kill at any moment leaves the old file or the new one."""
     save_text(path, to_json(rows, seed=seed))

@@ -120,7 +120,7 @@ def test_fresh_weights_and_several_factors(checkpoints, main, tmp_path):
     ("script", "args", "message"),
     [
         (LAYERS, "{lm} {lm}", "two models share a name in ['trained', 'trained']; write LABEL=PATH"),
-        (EVALUATE, "{lm} {lm}", "two models share a name"),
+        (EVALUATE, "{lm} {lm}", "a checkpoint is given twice under the same name"),
         (LAYERS, "{lm} --text gone.txt", "no file gone.txt"),
         (LAYERS, "{lm} --split gone", "has no split 'gone'; it has"),
         (LAYERS, "{lm} --device nowhere", "device 'nowhere' cannot be used here"),

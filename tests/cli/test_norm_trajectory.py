@@ -15,6 +15,9 @@ from fairseq_transnorm.measure.parameters import layer_of
 from tests.helpers import ROOT, run_cli
 
 TRAJECTORY = "analysis/normgrowth/trajectory.py"
+PLANE = "analysis/normgrowth/growth_plane.py"
+EVALUATE = "analysis/normgrowth/evaluate.py"
+SCALARS = "analysis/scalars.py"
 REGRESSION = "analysis/normgrowth/regression.py"
 STEP = ("step_norm", "product", "direction_cosine", "alignment")
 
@@ -110,12 +113,12 @@ def test_rows_are_those_of_the_models(trajectories, trained_runs, run):
         )
 
 
-def test_identities_of_every_step(trajectories):
+def test_identities_of_every_step(trajectories, trained_runs):
     """What a step is made of agrees to 1e-10 of the largest term, for whole scopes and for layers."""
     series: dict = {}
     for row in table(trajectories / "out/trajectory.json"):
         series.setdefault((row["run"], row["scope"], row["stack"], row["layer"]), []).append(row)
-    assert len(series) == 3 * 2 * 3 + 2 * 2
+    assert len(series) == len(trained_runs) * 2 * 3 + 2 * 2
     steps = 0
     for mine in series.values():
         assert [mine[0][name] for name in STEP] == [None] * 4
@@ -202,3 +205,34 @@ def test_constant_norms_and_a_csv(tmp_path, capsys):
         "squared_norm.json",
     }
     assert "nan" not in capsys.readouterr().out
+
+
+def log_of_norms(folder, scale):
+    folder.mkdir(parents=True)
+    records = [{"updates": t, "epoch": 1, "scope": "layers", "norm": scale + t} for t in range(4)]
+    for record in records[1:]:
+        record |= {"norm_before": record["norm"] - 1, "step_norm": 1.0, "product": 1.0, "alignment": 0.5}
+    (folder / "norms.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder / "norms.jsonl"
+
+
+def test_files_of_two_runs_are_two_runs(tmp_path, capsys):
+    logs = [log_of_norms(tmp_path / name, scale) for name, scale in (("control", 1.0), ("pre_norm", 20.0))]
+    out = tmp_path / "out"
+    assert call(REGRESSION, *logs, "--out", out / "fit") == 0
+    assert {fit["run"] for fit in table(out / "fit/fits.json")} == {"control", "pre_norm"}
+    assert call(PLANE, *logs, "--window", 1, "--out", out / "plane") == 0
+    assert {row["run"] for row in table(out / "plane.json")} == {"control", "pre_norm"}
+    assert call(SCALARS, *logs, "--scalars", "norm", "--out", out / "norm") == 0
+    assert {row["run"] for row in table(out / "norm.json")} == {"control", "pre_norm"}
+    capsys.readouterr()
+    assert call(REGRESSION, *(f"a={log}" for log in logs), "--out", out / "none") == 1
+    assert "a, layers has two norms after 0 updates, 1 and 20; give each run once" in capsys.readouterr().err
+    assert not (out / "none.json").exists()
+
+
+@pytest.mark.parametrize("script", ["TRAJECTORY", "REGRESSION", "PLANE", "SCALARS", "EVALUATE"])
+def test_runs_that_share_a_name_by_chance_are_refused(tmp_path, capsys, script):
+    folders = [log_of_norms(tmp_path / name, scale).parent for name, scale in (("a/x", 1.0), ("b/x", 20.0))]
+    assert call(globals()[script], *folders, "--out", tmp_path / "out") == 1
+    assert f"{folders[0]} and {folders[1]} are of different folders and both called 'x'" in capsys.readouterr().err

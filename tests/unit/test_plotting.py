@@ -225,6 +225,7 @@ def test_axes_of_powers_of_two(tmp_path):
         ("runs/a/checkpoint_last.pt", "a", "runs/a/checkpoint_last.pt"),
         ("runs/a/train.log", "a", "runs/a/train.log"),
         ("runs/a/base.log", "base", "runs/a/base.log"),
+        ("runs/a/norms.jsonl", "a", "runs/a/norms.jsonl"),
         ("runs/a", "a", "runs/a"),
         ("t2=lr=1.pt", "t2", "lr=1.pt"),
     ],
@@ -237,3 +238,35 @@ def test_a_path_with_an_equals_sign_is_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lr=1").mkdir()
     assert str(plotting.labelled("lr=1").path) == "lr=1"
+
+
+def test_one_label_is_one_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for text in ("x", "x/norms.jsonl x/train.log", "x=a/x x=b/x", "a/x b/y", "a/base.log"):
+        plotting.check_runs(map(plotting.labelled, text.split()))
+    (tmp_path / "x").mkdir()
+    for text in ("x x/checkpoint1.pt x/../x", "x/checkpoint-5 x/checkpoint-6"):
+        plotting.check_runs(map(plotting.labelled, text.split()))
+    for text in ("a/x b/x", "x=a/x b/x", "b/x x=a/x", "a/x/norms.jsonl b/x/norms.jsonl", "a/base.log b/base.log"):
+        with pytest.raises(ValueError, match=r"of different folders and both called '(x|base)'; write LABEL=PATH"):
+            plotting.check_runs(map(plotting.labelled, text.split()))
+
+
+def test_labels_of_models_differ():
+    plotting.check_distinct([("a", 1), ("b", 1)], "runs")
+    with pytest.raises(ValueError, match=r"two runs share a name in \['a', 'a'\]; write LABEL=FOLDER"):
+        plotting.check_distinct([("a", 1), ("a", 2)], "runs", "FOLDER")
+
+
+def test_names_of_files_stay_in_their_folder():
+    labels = ["control", "../../esc", "a/b c", "a_b c", "..", "a\\b", "eps 1e-2.v1", ".x"]
+    assert plotting.file_names([*labels, "control"]) == {
+        "control": "control",
+        "../../esc": "___.._esc",
+        "a/b c": "a_b c",
+        "a_b c": "a_b c_",
+        "..": "__",
+        "a\\b": "a_b",
+        "eps 1e-2.v1": "eps 1e-2.v1",
+        ".x": "_x",
+    }
