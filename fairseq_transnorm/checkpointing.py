@@ -45,6 +45,8 @@ from fairseq.file_io import PathManager
 from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
 
+from .whole_file import set_aside
+
 _fairseq_copy = PathManager.copy
 _fairseq_iterator = FairseqTask.get_batch_iterator
 _fairseq_save = checkpoint_utils.torch_persistent_save
@@ -142,15 +144,16 @@ def begin_epoch(self: Trainer, epoch: int) -> None:
 def save_initial(trainer: Trainer) -> None:
     """Write ``checkpoint_init.pt`` before the first update: the model as it begins, in the layout of all checkpoints.
 
-    ``--restore-file checkpoint_init.pt`` trains as from the start. fairseq's own names of checkpoints to be deleted do
-    not match this one. To be called in all processes; the first writes.
+    ``--restore-file SAVE_DIR/checkpoint_init.pt`` trains as from the start; one that is there becomes
+    ``checkpoint_init.pt.old``. fairseq's own names of checkpoints to be deleted do not match this one. To be called in
+    all processes; the first writes.
     """
     trainer.consolidate_optimizer()  # the state that is saved asks for it
-    name = f"checkpoint_init{trainer.checkpoint_suffix}.pt"
+    path = os.path.join(trainer.cfg.checkpoint.save_dir, f"checkpoint_init{trainer.checkpoint_suffix}.pt")
+    if trainer.should_save_checkpoint_on_current_rank:
+        set_aside(path)
     start = {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}
-    trainer.save_checkpoint(
-        os.path.join(trainer.cfg.checkpoint.save_dir, name), {"train_iterator": start, "val_loss": None}
-    )
+    trainer.save_checkpoint(path, {"train_iterator": start, "val_loss": None})
 
 
 def truncated(path: Path) -> str:

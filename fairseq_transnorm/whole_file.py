@@ -1,11 +1,14 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and those of an older run."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -21,3 +24,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def set_aside(path: str | Path) -> None:
+    """Rename a file of an older run, if there is one, to ``<name>.old``, and say so."""
+    path = Path(path)
+    if path.is_file():
+        old = path.with_name(f"{path.name}.old")
+        path.replace(old)
+        logger.warning("a run begins at update 0; %s was there, of an older run: renamed to %s", path, old.name)

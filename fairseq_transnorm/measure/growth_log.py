@@ -14,7 +14,7 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..whole_file import whole_file
+from ..whole_file import set_aside, whole_file
 
 FILE = "norms.jsonl"
 Record = dict[str, Any]
@@ -89,17 +89,20 @@ class GrowthLog:
 
     Args:
         path: the file; made when missing.
-        updates: those of the checkpoint; 0 for a new run, of which nothing can be there yet.
+        updates: those of the checkpoint; 0 for a new run: a file that is there is of an older one, whole or damaged,
+            and becomes ``norms.jsonl.old``.
         scope: of the parameters, which must be that of the records to be kept.
 
     Raises:
-        ValueError: the file is damaged, or has another scope.
+        ValueError: the file of a run that goes on is damaged, or has another scope.
     """
 
     def __init__(self, path: Path, updates: int, scope: str) -> None:
         self.path = path
+        if not updates:
+            set_aside(path)
         records, cut_line = read_records(path) if path.is_file() else Records([], 0)
-        kept = [record for record in records if record["updates"] <= updates] if updates else []
+        kept = [record for record in records if record["updates"] <= updates]
         if other := next((record for record in kept if record.get("scope") != scope), None):
             raise ValueError(
                 f"{path}: its records are of the scope {other.get('scope')!r}, the run goes on with --norm-scope "

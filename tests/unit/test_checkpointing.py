@@ -4,6 +4,8 @@ import argparse
 import pickle
 import subprocess
 from collections import OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.tasks.masked_lm import MaskedLMConfig, MaskedLMTask
 
-import fairseq_transnorm  # noqa: F401  (importing replaces)
+from fairseq_transnorm.checkpointing import save_initial  # importing the package replaces
 
 
 def masked(data, epochs, workers):
@@ -69,3 +71,14 @@ def test_options_of_sgd_and_adafactor_do_not_keep_a_run_from_going_on(tmp_path):
     torch.save({"cfg": {"optimizer": subprocess.Popen}}, tmp_path / "c.pt")
     with pytest.raises(pickle.UnpicklingError, match="Popen"):
         checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "c.pt"))
+
+
+def test_the_initial_checkpoint_of_an_older_run_is_kept_under_another_name(tmp_path):
+    path = tmp_path / "checkpoint_init.pt"
+    path.write_text("older")
+    trainer = SimpleNamespace(cfg=SimpleNamespace(checkpoint=SimpleNamespace(save_dir=str(tmp_path))))
+    trainer.checkpoint_suffix, trainer.consolidate_optimizer = "", lambda: None
+    trainer.save_checkpoint = lambda name, _: Path(name).write_text("new")
+    trainer.should_save_checkpoint_on_current_rank = True
+    save_initial(trainer)
+    assert (path.read_text(), (tmp_path / "checkpoint_init.pt.old").read_text()) == ("new", "older")

@@ -43,8 +43,19 @@ def test_a_run_that_goes_on_cuts_off_what_came_after_its_checkpoint(tmp_path):
     assert log.last == 4
     log.write(record(6))
     assert read_growth(tmp_path) == [*map(record, (0, 2, 4, 6))]
-    assert GrowthLog(path, updates=0, scope="layers").last is None, "a new run has a start of its own"
-    assert path.read_text() == ""
+
+
+def test_a_new_run_keeps_the_file_of_an_older_one_under_another_name(tmp_path, caplog):
+    path = tmp_path / "norms.jsonl"
+    for text in ("junk\n", json.dumps(record(3)) + "\n"):
+        path.write_text(text)
+        with caplog.at_level(logging.WARNING):
+            log = GrowthLog(path, updates=0, scope="all")
+        assert log.last is None
+        assert (tmp_path / "norms.jsonl.old").read_text() == text
+        log.write(record(0))
+        assert read_growth(path) == [record(0)]
+    assert f"{path} was there, of an older run: renamed to norms.jsonl.old" in caplog.text
 
 
 def test_another_scope_is_not_mixed_in_unless_nothing_is_kept(tmp_path):
@@ -185,7 +196,7 @@ def test_only_updates_of_the_interval_are_measured(tmp_path, interval, monkeypat
     for update in range(6):
         with metrics.aggregate() as shown:
             task.optimizer_step(Scaler(model.parameters()), model=model, update_num=update)
-        assert ("norm" in shown.get_smoothed_values()) == ((update + 1) % interval == 0)
+        assert ("norm" in shown.get_smoothed_values()) == (update + 1 >= interval), "then the last one"
     assert len(copied) == 6 // interval
     assert [entry["updates"] for entry in read_growth(tmp_path)] == [*range(0, 7, interval)]
 
