@@ -26,7 +26,15 @@ from matplotlib.colors import SymLogNorm
 from matplotlib.patches import Patch
 
 from fairseq_transnorm.measure.commands import quiet
-from fairseq_transnorm.measure.growth_grid import OPTIMIZERS, QUANTITIES, Grid, change, demands, run_grid
+from fairseq_transnorm.measure.growth_grid import (
+    OPTIMIZERS,
+    QUANTITIES,
+    Grid,
+    change,
+    demands,
+    refuse_without_demands,
+    run_grid,
+)
 from fairseq_transnorm.plotting import LIMIT, analysis_parser, at_least, describe, figure, log_axis, run_analysis
 from fairseq_transnorm.theory.norm_growth import decay_threshold
 
@@ -53,6 +61,8 @@ def measure(options: argparse.Namespace) -> Rows:
     quiet()
     grid = Grid(options.data, tuple(options.flags), options.optimizer, options.seed, options.device)
     axes = axis(options.lr, options.num), axis(options.weight_decay, options.num)
+    if options.check:
+        refuse_without_demands(options.optimizer, *axes)
     cells = options.cells or Path(f"{options.out}_cells")
     return run_grid(grid, *axes, cells, options.processes)
 
@@ -68,6 +78,8 @@ def plane(rows: Rows, quantity: str) -> tuple[list[float], list[float], np.ndarr
 
 
 def draw(rows: Rows, stem: str, options: argparse.Namespace) -> None:
+    if options.check:
+        demands(rows)  # a table with nothing to check is refused before anything is written
     rates, decays, values = plane(rows, options.quantity)
     sizes = np.abs(values[np.isfinite(values) & (values != 0)])
     largest, smallest = (float(sizes.max()), float(sizes.min())) if sizes.size else (1.0, 1.0)

@@ -14,7 +14,7 @@ import os
 import tempfile
 import warnings
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -312,6 +312,29 @@ def change(row: Mapping[str, Any], quantity: str) -> float | None:
     return None if row["diverged"] else row[f"{quantity}_after"] - row[f"{quantity}_before"]
 
 
+# What --check demands of the change of the norm of the layers: its name, of which cells, and the sign.
+_DEMANDS: tuple[tuple[str, Callable[[float, float], bool], int], ...] = (
+    ("growth where η is 0.01 or more", lambda eta, decay: eta >= 0.01 * (1 - 1e-6), 1),
+    ("growth at η 0.001, λ 0.001 or less", lambda eta, decay: _same(eta, 0.001) and decay <= 0.001 * (1 + 1e-6), 1),
+    ("decay at η 0.001, λ 0.1", lambda eta, decay: _same(eta, 0.001) and _same(decay, 0.1), -1),
+)
+
+
+def refuse_without_demands(optimizer: str, rates: Sequence[float], decays: Sequence[float]) -> None:
+    """Say before the first cell is trained that :func:`demands` will have nothing to compare.
+
+    Raises:
+        ValueError: the cells are of another optimiser than ``adam``, or no cell is subject to a demand.
+    """
+    if optimizer != "adam":
+        raise ValueError(f"--check is about --optimizer adam, not {optimizer}")
+    if not any(belongs(*cell) for cell in product(rates, decays) for _, belongs, _ in _DEMANDS):
+        raise ValueError(
+            "nothing to --check: no cell has a learning rate of 0.01 or more, or of 0.001 with a weight decay of 0.1, "
+            "or of 0.001 or less"
+        )
+
+
 def demands(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Compare a grid with what AdamW does to the layers of a small residual model in some hundred updates.
 
@@ -319,25 +342,19 @@ def demands(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
         A line a demand: how many cells it is about, the least or largest change among them, and ``ok``.
 
     Raises:
-        ValueError: no cell is subject to a demand, or the cells are of another optimiser.
+        ValueError: as :func:`refuse_without_demands`.
     """
-    if any(row["optimizer"] != "adam" for row in rows):
-        raise ValueError("--check is about --optimizer adam")
-    wanted = (
-        ("growth where η is 0.01 or more", lambda eta, decay: eta >= 0.01 * (1 - 1e-6), 1),
-        ("growth at η 0.001, λ 0.001 or less", lambda eta, decay: _same(eta, 0.001) and decay <= 0.001 * (1 + 1e-6), 1),
-        ("decay at η 0.001, λ 0.1", lambda eta, decay: _same(eta, 0.001) and _same(decay, 0.1), -1),
-    )
+    rates, decays = ([row[name] for row in rows] for name in ("lr", "weight_decay"))
+    for optimizer in sorted({row["optimizer"] for row in rows}, reverse=True):
+        refuse_without_demands(optimizer, rates, decays)
     lines: list[Row] = []
-    for demand, belongs, sign in wanted:
+    for demand, belongs, sign in _DEMANDS:
         changes = [change(row, "layers") for row in rows if belongs(row["lr"], row["weight_decay"])]
         whole = [value for value in changes if value is not None]
         if changes:
             extreme = (min if sign > 0 else max)(whole, default=None)
             ok = len(whole) == len(changes) and all(sign * value > 0 for value in whole)
             lines.append({"demand": demand, "cells": len(changes), "worst": extreme, "ok": "yes" if ok else "NO"})
-    if not lines:
-        raise ValueError("nothing to --check: no cell has a learning rate of 0.001 or of 0.01 and more")
     return lines
 
 

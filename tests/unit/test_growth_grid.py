@@ -202,8 +202,10 @@ def test_demands():
     assert [line["ok"] for line in demands(rows(boundary, diverged=True))] == ["NO", "NO", "NO"]
     with pytest.raises(ValueError, match="nothing to --check: no cell has a learning rate of"):
         demands(rows(boundary, rates=[1e-4]))
-    with pytest.raises(ValueError, match="--check is about --optimizer adam"):
+    with pytest.raises(ValueError, match="--check is about --optimizer adam, not sgd"):
         demands(rows(boundary, optimizer="sgd"))
+    with pytest.raises(ValueError, match="nothing to --check"):
+        demands(rows(boundary, rates=[1e-3], decays=[1e-2]))
 
 
 @pytest.fixture(scope="module")
@@ -257,3 +259,20 @@ def test_command_line_errors(analysis, tmp_path, capsys):
             main(args)
         assert "give a data folder to train on, or --table" in capsys.readouterr().err
     assert not Path(tmp_path / "x.json").exists()
+
+
+@pytest.mark.parametrize("options", ["--optimizer sgd", "--lr 1e-4", "--lr 1e-3 --weight-decay 1e-2"])
+def test_nothing_to_check_is_said_before_a_cell_is_trained(analysis, tiny_lm_data, tmp_path, capsys, options):
+    args = [str(tiny_lm_data), *options.split(), "--check", "--out", str(tmp_path / "x"), "--", *TINY.split()]
+    assert analysis["main"](args) == 1
+    assert "--check" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_with_nothing_to_check_is_not_drawn(analysis, tmp_path, capsys):
+    table = tmp_path / "table.json"
+    about = {"command": "", "version": "", "seed": 0}
+    table.write_text(json.dumps({"rows": rows(boundary, optimizer="sgd"), **about}))
+    assert analysis["main"](["--table", str(table), "--check", "--out", str(tmp_path / "x")]) == 1
+    assert "--check is about --optimizer adam" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [table]
