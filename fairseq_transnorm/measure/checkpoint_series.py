@@ -20,10 +20,15 @@ _STEP = re.compile(r"(\d+)\D*$")
 
 
 class Saved(NamedTuple):
-    """A checkpoint: optimiser updates at the time of saving, and its file, or its folder of a Hugging Face model."""
+    """What was saved after a number of optimiser updates.
+
+    Attributes:
+        updates: at the time of saving.
+        paths: files, or folders of Hugging Face models, which should hold the same; the first is the one to read.
+    """
 
     updates: int
-    path: Path
+    paths: list[Path]
 
 
 class Series(NamedTuple):
@@ -90,7 +95,7 @@ def read_checkpoint(path: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]]
 def collect(paths: Iterable[Path], data: str | Path | None = None) -> Series:
     """Find the checkpoints in all paths, put them in order and make sure that they are of one model.
 
-    Of files with the same updates, as ``checkpoint_best.pt``, the first by name counts, and that name the last two.
+    Files with the same updates come by their names, ``checkpoint_best.pt`` and ``checkpoint_last.pt`` as the last.
 
     Args:
         paths: as of :func:`find_checkpoints`.
@@ -103,7 +108,7 @@ def collect(paths: Iterable[Path], data: str | Path | None = None) -> Series:
     """
     found = [each for path in paths for each in find_checkpoints(path)]
     copies = ("checkpoint_best.pt", "checkpoint_last.pt")
-    saved: dict[int, Path] = {}
+    saved: dict[int, list[Path]] = {}
     unreadable: list[str] = []
     first: tuple[Path, dict[str, torch.Size]] | None = None
     names: list[str] = []
@@ -121,7 +126,7 @@ def collect(paths: Iterable[Path], data: str | Path | None = None) -> Series:
             names = [name for name in shapes if trained is None or name in trained]
         else:
             _check_same(first, (path, shapes))
-        saved.setdefault(updates, path)
+        saved.setdefault(updates, []).append(path)
     if first is None:
         raise ValueError("; ".join(unreadable))
     return Series([Saved(*each) for each in sorted(saved.items())], names, unreadable, note)

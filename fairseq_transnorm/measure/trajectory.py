@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -83,15 +84,15 @@ def trajectory(
     rows: list[dict[str, Any]] = []
     skipped = list(series.unreadable)
     before: dict[str, Tensor] | None = None
-    for updates, path in tqdm(kept, desc=run, unit="checkpoint", disable=None, leave=False):
-        _, found, _ = read_checkpoint(path)
-        theta = {name: found[name] for name in series.names}
+    for updates, paths in tqdm(kept, desc=run, unit="checkpoint", disable=None, leave=False):
+        chosen, problems = _choose(updates, paths, series.names)
+        skipped += problems
+        if chosen is None:
+            continue
+        path, theta = chosen
         if before is None:
             groups = _groups(theta, scopes)
         sums = {name: step_sums((before or theta)[name], tensor) for name, tensor in theta.items()}
-        if problem := _problem(path, theta, sums):
-            skipped.append(problem)
-            continue
         column_norm = _column_norm(theta)
         for group in groups:
             values = _measure(group, theta, sums, first=before is None)
@@ -104,14 +105,37 @@ def trajectory(
     return Trajectory(rows, skipped, [series.note] if series.note else [])
 
 
-def _problem(path: Path, theta: Mapping[str, Tensor], sums: Sums) -> str | None:
+def _choose(
+    updates: int, paths: Sequence[Path], names: Sequence[str]
+) -> tuple[tuple[Path, dict[str, Tensor]] | None, list[str]]:
+    """Return the first intact one of the files with the same updates, and what is wrong with others."""
+    chosen: tuple[Path, dict[str, Tensor]] | None = None
+    problems = []
+    for path in paths:
+        _, found, _ = read_checkpoint(path)
+        theta = {name: found[name] for name in names}
+        if chosen and all(torch.equal(theta[name], chosen[1][name]) for name in names):
+            continue
+        if problem := _problem(path, theta):
+            problems.append(problem)
+        elif chosen is None:
+            chosen = path, theta
+        else:
+            problems.append(
+                f"checkpoint {path} has other parameters than {chosen[0]}, though both were saved after {updates} "
+                "updates; if they are of two runs, measure them as two (LABEL=PATH)"
+            )
+    return chosen, problems
+
+
+def _problem(path: Path, theta: Mapping[str, Tensor]) -> str | None:
     """Say what is wrong with the numbers of a checkpoint that could be read."""
     try:
         if path.is_file():
             check_sums(path, theta)
     except ValueError as error:
         return str(error)
-    bad = next((name for name, parts in sums.items() if not all(map(math.isfinite, parts))), None)
+    bad = next((name for name, tensor in theta.items() if not tensor.isfinite().all()), None)
     return None if bad is None else f"checkpoint {path} has numbers that are not finite, in {bad}"
 
 

@@ -137,6 +137,37 @@ def test_what_cannot_be_measured_is_named_and_left_out(tmp_path):
         assert sum(bool(re.match(f"(checkpoint )?{path} .*{text}", told)) for told in found.skipped) == 1, found.skipped
 
 
+def flip(path, value):
+    """Save a checkpoint of the value after 6 updates, and damage it."""
+    save(path, 6, model(value))
+    path.write_bytes(path.read_bytes().replace(torch.tensor(value).numpy().tobytes() * 4, bytes(16)))
+    return path
+
+
+def test_an_intact_twin_stands_in_for_a_damaged_checkpoint(tmp_path):
+    """Whichever of the two comes first by its name; the damaged one is named all the same."""
+    for damaged, intact in (("checkpoint2.pt", "checkpoint_best.pt"), ("checkpoint_best.pt", "checkpoint2.pt")):
+        folder = tmp_path / damaged
+        folder.mkdir()
+        flip(folder / damaged, 1.2345)
+        save(folder / intact, 6, model(1.2345))
+        points, found = measured(folder)
+        assert points == [(6, pytest.approx(2.469))]
+        assert {row["checkpoint"] for row in found.rows} == {intact}
+        assert len(found.skipped) == 1
+        assert f"{folder / damaged} is damaged" in found.skipped[0]
+
+
+def test_other_parameters_after_the_same_updates_are_named(tmp_path):
+    for name, scale in (("1", 1.0), ("_1_5", 1.0), ("2", 9.0), ("_last", 1.0)):
+        save(tmp_path / f"checkpoint{name}.pt", 5, model(scale))
+    points, found = measured(tmp_path)
+    assert points == [(5, 2.0)]
+    (told,) = found.skipped
+    assert f"{tmp_path}/checkpoint2.pt has other parameters than {tmp_path}/checkpoint1.pt, though both" in told
+    assert "after 5 updates" in told
+
+
 NAMED = {
     "cut": "is truncated",
     "text": "is truncated or no checkpoint",
@@ -260,7 +291,7 @@ def test_the_optimiser_is_not_read(tmp_path):
     )
     assert str(path) in Path("/proc/self/maps").read_text()
     assert find_checkpoints(path) == [path]
-    assert collect([tmp_path, path]).saved == [(1, path)], "named twice, read once"
+    assert collect([tmp_path, path]).saved == [(1, [path])], "named twice, read once"
 
 
 def some_rows():
