@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
 from fairseq.dataclass import FairseqDataclass
+
+logger = logging.getLogger(__name__)
 
 
 def flag(name: str) -> str:
@@ -51,6 +54,22 @@ def check_preset(
         options = ", ".join(f"{name}: {value}" for name, value in values.items())
         raise ValueError(
             f"the preset {cfg._name} is not known to fairseq-hydra-train; write _name: {model} with {options}"
+        )
+
+
+def warn_of_half_preset(
+    cfg: Any, model: str, presets: Mapping[str, Mapping[str, Any]], config: type[FairseqDataclass]
+) -> None:
+    """Warn of a preset's name with defaults in place of its values, as where a YAML file has those of another one."""
+    defaults = {field.name: field.default for field in fields(config)}
+    values = presets.get(cfg.get("_name"), {})
+    if missed := [name for name, value in values.items() if cfg[name] == defaults[name] != value]:
+        found = ", ".join(f"{name} {defaults[name]}, not {values[name]}" for name in missed)
+        options = ", ".join(f"{name}: {value}" for name, value in values.items())
+        logger.warning(
+            "%s: the preset %s is named, but the model has %s; fairseq-hydra-train does not know presets: there, write "
+            "their values too: %s",
+            *(model, cfg._name, found, options),
         )
 
 

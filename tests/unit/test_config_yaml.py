@@ -115,3 +115,14 @@ def test_task_and_criterion_leave_the_sentence_order_out_together(name):
 def test_unknown_options_are_refused():
     with pytest.raises(Exception, match="decoder_layer"):
         from_yaml("t2", "+model.decoder_layer=3")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("normgrowth")])
+def test_the_example_of_another_variant_in_the_file_has_all_its_values(name):
+    after = FILES[name].read_text().partition("For example")[2].partition("\n#\n")[2].partition("\n\n")[0]
+    overrides = shlex.split(after.replace("#", "").replace("\\\n", ""))
+    yaml = from_yaml(name, *overrides)
+    preset = NORMGROWTH_PRESETS[yaml["model._name"]]
+    assert {n: yaml[f"model.{n}"] for n in preset} == preset
+    assert yaml["model._name"] != name
+    assert yaml["checkpoint.save_dir"].endswith(yaml["model._name"])

@@ -205,3 +205,26 @@ def test_padding_on_the_right_changes_no_word():
     padded = tokens.clone()
     padded[:, 4:] = LMTask(WORDS).target_dictionary.pad()
     torch.testing.assert_close(model(padded)[0][:, :4], alone)
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "warned"),
+    [
+        ("normgrowth_si_norm", {}, False),
+        ("normgrowth_pre_norm", {"dropout": 0.1}, False),
+        ("normgrowth_si_norm", {"no_layer_bias": False, "weight_map": "softmax"}, True),
+    ],
+)
+def test_a_preset_with_some_of_its_values_only_is_warned_of(arch, options, warned, caplog):
+    build(arch, _name=arch, **options)
+    message = (
+        "normgrowth_si_norm is named, but the model has no_layer_bias False, not True, weight_map softmax, not si_"
+    )
+    assert (message in caplog.text) is warned
+    assert ("write their values too: no_layer_bias: True, norm_placement: res_post" in caplog.text) is warned
+    assert bool(caplog.records) is warned
+
+
+def test_a_preset_without_any_of_its_values_is_refused():
+    with pytest.raises(ValueError, match="write _name: normgrowth_lm with norm_placement: res_post"):
+        build("normgrowth_control", _name="normgrowth_pre_norm")

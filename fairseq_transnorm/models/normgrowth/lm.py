@@ -16,7 +16,7 @@ from ...modules.norms import LayerNorm
 from ...modules.positions import LearnedPositions, SinusoidalPositions
 from ...registry import complete, register_presets
 from ..language_model import LanguageModelDecoder, position_limit
-from ..options import check_counts, check_heads, check_preset, check_probabilities
+from ..options import check_counts, check_heads, check_preset, check_probabilities, warn_of_half_preset
 from .config import PRESETS, NormGrowthLMConfig
 
 NAME = "normgrowth_lm"
@@ -42,6 +42,7 @@ class NormGrowthLM(FairseqLanguageModel):
             check_heads(cfg, "decoder_attention_heads", "decoder_embed_dim")
             check_probabilities(cfg, ("dropout", "attention_dropout", "activation_dropout"))
             check_preset(cfg, NAME, PRESETS, NormGrowthLMConfig)
+            warn_of_half_preset(cfg, NAME, PRESETS, NormGrowthLMConfig)
             return cls(build_decoder(cfg, task.target_dictionary))
         except ValueError as error:
             raise ValueError(f"{NAME}: {error}") from error
