@@ -202,8 +202,14 @@ def _warn(made: SentenceBatches, run: Run, text: bool) -> None:
         )
     if any(getattr(module, "axis", None) == "batch" for module in run.model.modules()):
         logger.warning(f"{run.path} attends over the batch: its numbers depend on which sentences share one")
-    if text and made.unknown > _MANY_UNKNOWN * made.words:
+    if text:
+        warn_of_unknown(made, f"dictionary of {run.path}")
+
+
+def warn_of_unknown(made: SentenceBatches, vocabulary: str) -> None:
+    """Say where so many words are unknown that the text is probably not the model's."""
+    if made.unknown > _MANY_UNKNOWN * made.words:
         logger.warning(
-            f"{made.unknown / made.words:.1%} of the {made.words} words are unknown to the dictionary of {run.path}; "
+            f"{made.unknown / made.words:.1%} of the {made.words} words are unknown to the {vocabulary}; "
             "is the text prepared like that of the training (case, punctuation)?"
         )

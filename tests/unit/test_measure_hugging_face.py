@@ -31,6 +31,11 @@ CONFIGS = {
     ),
     "xlnet": lambda: transformers.XLNetConfig(vocab_size=SIZE, d_model=16, n_layer=3, n_head=2, d_inner=24),
 }
+KINDS = tuple(CONFIGS)
+CONFIGS |= {  # whose sentences begin behind the position of padding
+    "camembert": lambda: transformers.CamembertConfig(**SMALL, max_position_embeddings=20),
+    "mpnet": lambda: transformers.MPNetConfig(**SMALL, max_position_embeddings=20),
+}
 
 
 def write_tokenizer(folder):
@@ -64,7 +69,7 @@ def similarities(rows):
     return [(row["stack"], row["layer"], row["state"], row["similarity"], row["tokens"]) for row in rows]
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_hidden_state_of_every_stack(folders, kind):
     """The states are those that the library gives by their names; both stacks of T5 are fed the sentence."""
     network, batches = load_folder(folders[kind], TEXTS)
@@ -89,7 +94,7 @@ def test_every_hidden_state_of_every_stack(folders, kind):
     torch.testing.assert_close(got[stacks[-1]].encodings, found.last_hidden_state, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_padding_changes_nothing_and_neither_does_measuring(folders, kind):
     network, batches = load_folder(folders[kind], TEXTS)
     before = copy.deepcopy(network.state_dict())
@@ -142,12 +147,39 @@ def test_half_precision_weights_are_read_as_float32(folders, tmp_path):
     assert all(row["similarity"] is not None for row in layer_rows(network, batches))
 
 
-@pytest.mark.parametrize(("kind", "room"), [("bert", 20), ("roberta", 19), ("t5", 512)])
+@pytest.mark.parametrize(
+    ("kind", "room"), [("bert", 20), ("roberta", 19), ("camembert", 19), ("mpnet", 18), ("t5", 512)]
+)
 def test_long_sentences_are_cut_and_unknown_words_counted(folders, kind, room, caplog):
-    batches = load_folder(folders[kind], ["the " * 600, "the " * (room - 2), "the foreign word"]).batches
+    network, batches = load_folder(folders[kind], ["the " * 600, "the " * (room - 2), "the foreign word"])
     assert [len(row) for row in batches.rows] == [room, room, 5]
     assert (batches.cut, batches.unknown, batches.words) == (1, 2, 2 * (room - 2) + 3)
     assert f"1 of 3 sentences have more than the {room} pieces" in caplog.text
+    with torch.no_grad():
+        network(*batches.batch([0]))
+
+
+def test_a_text_of_unknown_words_is_warned_of(folders, caplog):
+    load_folder(folders["bert"], ["my sister fears a b the old king"])
+    assert f"25.0% of the 8 words are unknown to the tokenizer of {folders['bert']}; is the text" in caplog.text
+    caplog.clear()
+    load_folder(folders["bert"], TEXTS)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "t5", "mpnet"])
+def test_a_folder_without_a_tokenizer_is_refused(folders, tmp_path, kind):
+    for name in ("config.json", "model.safetensors", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((folders[kind] / name).read_bytes())
+        with pytest.raises(FileNotFoundError, match=r"no vocabulary of a tokenizer \(tokenizer\.json, vocab.*; copy"):
+            load_folder(tmp_path, TEXTS, random_init=True)
+
+
+def test_a_tokenizer_of_bytes_needs_no_vocabulary(folders, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((folders["t5"] / name).read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    assert load_folder(tmp_path, ["king"]).batches.rows == [[*(byte + 3 for byte in b"king"), 1]]
 
 
 def test_types_of_tokens_go_with_the_sentences(folders):
@@ -173,6 +205,7 @@ def test_folders_that_cannot_be_read(folders, tmp_path):
         measure("bert", folders["bert"], Settings())
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "nothing"}))
     (tmp_path / "model.safetensors").touch()
+    write_tokenizer(tmp_path)
     with pytest.raises(ValueError, match="transformers cannot read the model in"):
         load_folder(tmp_path, TEXTS)
 
