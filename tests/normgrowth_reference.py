@@ -1,5 +1,6 @@
 """The norm-growth language model by loops over its formulas, and small tensors under the original code's names."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -71,10 +72,19 @@ def _weights(scores: Tensor, mask: str, weight_map: str) -> Tensor:
     return torch.stack(rows)
 
 
-def logits(state: dict[str, Tensor], words: Tensor, placement: str, scale: bool, mask: str, weight_map: str) -> Tensor:
-    """Return the logits ``T N`` of one sentence of the original's word numbers."""
+def logits(
+    state: dict[str, Tensor],
+    words: Tensor,
+    placement: str,
+    scale: bool,
+    mask: str,
+    weight_map: str,
+    drop: Callable[[Tensor], Tensor] = lambda change: change,
+) -> Tensor:
+    """Return the logits ``T N`` of one sentence of the original's word numbers; ``drop`` is a sublayer's dropout."""
 
     def add(x: Tensor, change: Tensor, norm: str) -> Tensor:
+        change = drop(change)
         return _norm(state, norm, x + change) if placement == "post" else x + _norm(state, norm, change)
 
     x = state["embed.weight"][words] + state["pos_embed.weight"][: len(words)]

@@ -151,6 +151,14 @@ def started(tmp_path, model, **options):
     return task
 
 
+@pytest.mark.parametrize(("processes", "most"), [(1, 9), (2, 5), (3, 3)])
+def test_processes_share_the_sentences_whose_saturation_is_measured(processes, most, monkeypatch):
+    monkeypatch.setattr(FairseqTask, "get_batch_iterator", lambda *_, **__: None)
+    task = Task(OmegaConf.structured(GrowthLogConfig(sat_max_sentences=9)))
+    task.get_batch_iterator(None, num_shards=processes)
+    assert task._saturation.left == most
+
+
 class Scaler:
     """Stands for fairseq's optimiser of mixed precision: gradients that overflow halve the scale and update nothing."""
 
@@ -185,6 +193,10 @@ def test_an_update_that_overflows_leaves_no_record(tmp_path):
     assert first["gradient_norm"] == pytest.approx((9 + 3 + 3) ** 0.5), "what has no gradient counts as 0"
     assert first["step_norm"] == pytest.approx(0.5 * first["gradient_norm"], rel=1e-6)
     assert first["gradient_product"] == pytest.approx(-first["product"] / 0.5, rel=1e-5)
+
+    cosine = first["gradient_product"] / (start["norm"] * first["gradient_norm"])
+    assert abs(first["norm"] / start["norm"] - 1) > 0.01
+    assert first["gradient_cosine"] == pytest.approx(cosine, rel=1e-6), "with the norm before the update"
 
 
 @pytest.mark.parametrize("interval", [1, 3])
