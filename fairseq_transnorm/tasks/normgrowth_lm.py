@@ -65,6 +65,20 @@ class NormGrowthLMTask(KeptDictionary, GrowthLogMixin, LanguageModelingTask):
         self.original = str(args.sentence_layout) == "original"
         check(args, self.targets)
 
+    def begin_training(self, trainer: Any) -> None:
+        """Look at the trainer before the first update.
+
+        Raises:
+            ValueError: its criterion would count what fills a row as a target.
+        """
+        criterion = trainer.cfg.criterion._name
+        if str(self.cfg.pad_id) == "first_word" and criterion != "sentence_mean_loss":
+            raise ValueError(
+                f"{NAME}: --criterion {criterion} takes the word that --pad-id first_word puts behind a sentence for "
+                "one to predict; take --criterion sentence_mean_loss, or leave out --pad-id first_word"
+            )
+        super().begin_training(trainer)
+
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
         """Load a split.
 
@@ -130,6 +144,11 @@ def check(cfg: Any, targets: Any) -> None:
         raise ValueError(
             f"{NAME}: --sentence-layout original has one sentence a sample; leave out --sample-break-mode "
             f"{cfg.sample_break_mode}"
+        )
+    if original and str(cfg.shorten_method) != "none":
+        raise ValueError(
+            f"{NAME}: --sentence-layout original cuts each sentence to its first --tokens-per-sample words; leave out "
+            f"--shorten-method {cfg.shorten_method}"
         )
     if original and (list(targets) != ["future"] or cfg.add_bos_token):
         raise ValueError(

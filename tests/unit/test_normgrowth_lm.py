@@ -224,6 +224,7 @@ def test_a_model_that_sees_the_future_cannot_generate(option, words):
         ({"decoder_layers": 0}, "--decoder-layers 0"),
         ({"decoder_ffn_embed_dim": 0}, "--decoder-ffn-embed-dim 0"),
         ({"dropout": 1.0}, "--dropout 1.0"),
+        ({"attention_axis": "batch", "attn_mask": "multiplicative"}, "--attn-mask multiplicative does nothing with"),
         ({"max_target_positions": 3}, "--max-target-positions 3"),
     ],
 )

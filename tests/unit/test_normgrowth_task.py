@@ -1,6 +1,7 @@
 """The task normgrowth_lm and the criterion sentence_mean_loss: layouts of sentences, and what counts as a target."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,12 +117,25 @@ def test_the_filler_is_the_first_word_of_the_training_text(tiny_lm_data):
     [
         (["--pad-id", "first_word"], "--pad-id first_word is of --sentence-layout original"),
         (["--sentence-layout", "original", "--sample-break-mode", "none"], "leave out --sample-break-mode none"),
+        (["--sentence-layout", "original", "--shorten-method", "truncate"], "leave out --shorten-method truncate"),
         (["--sentence-layout", "original", "--add-bos-token"], "leave out --add-bos-token"),
     ],
 )
 def test_layouts_that_do_not_go_together_are_refused(tiny_lm_data, flags, message):
     with pytest.raises(ValueError, match=message):
         setup(tiny_lm_data, *flags)
+
+
+def test_a_criterion_that_would_count_the_filler_is_refused(tiny_lm_data):
+    flags = ["--sentence-layout", "original", "--pad-id", "first_word"]
+    for criterion in ("sentence_mean_loss", "cross_entropy"):
+        cfg, task = setup(tiny_lm_data, *flags, "--criterion", criterion)
+        trainer = SimpleNamespace(cfg=cfg)
+        if criterion == "sentence_mean_loss":
+            task.begin_training(trainer)
+        else:
+            with pytest.raises(ValueError, match=r"--criterion cross_entropy takes the word .* first_word puts behind"):
+                task.begin_training(trainer)
 
 
 def test_a_split_that_is_not_there_is_named(tiny_lm_data):

@@ -42,10 +42,20 @@ class NormGrowthLM(FairseqLanguageModel):
             check_heads(cfg, "decoder_attention_heads", "decoder_embed_dim")
             check_probabilities(cfg, ("dropout", "attention_dropout", "activation_dropout"))
             check_preset(cfg, NAME, PRESETS, NormGrowthLMConfig)
+            check_mask(cfg)
             warn_of_half_preset(cfg, NAME, PRESETS, NormGrowthLMConfig)
             return cls(build_decoder(cfg, task.target_dictionary))
         except ValueError as error:
             raise ValueError(f"{NAME}: {error}") from error
+
+
+def check_mask(cfg: Any) -> None:
+    """Raise ValueError for a mask where there is none."""
+    if str(cfg.attention_axis) == "batch" and str(cfg.attn_mask) != "causal":
+        raise ValueError(
+            f"--attn-mask {cfg.attn_mask} does nothing with --attention-axis batch, which attends over sentences of "
+            "a batch without a mask; leave one of the two out"
+        )
 
 
 def build_decoder(cfg: Any, dictionary: Dictionary) -> LanguageModelDecoder:
