@@ -1,8 +1,8 @@
 """Draw how a model's parameters moved in training: norm, direction, alignment and step size along its checkpoints.
 
-Give save folders of fairseq-train, of any model, or folders of Hugging Face checkpoints whose names end in the step
-(checkpoint-500, step1000); single checkpoints work too, and what shares a label is one run. Steps lead from one
-checkpoint to the next. STEM.json and STEM.csv have all numbers, those of each layer as well, for regression.py. A
+Give save folders of fairseq-train, of any model, or folders of Hugging Face checkpoints whose names tell the step
+(checkpoint-500, step1000, iter_500); single checkpoints work too, and what shares a label is one run. Steps lead from
+one checkpoint to the next. STEM.json and STEM.csv have all numbers, those of each layer as well, for regression.py. A
 checkpoint that cannot be read is named and left out; the exit status then is 3.
 
   python analysis/normgrowth/trajectory.py t2=checkpoints/alm

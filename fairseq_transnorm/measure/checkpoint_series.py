@@ -16,7 +16,8 @@ from .checkpoints import read_mapped, trained_names
 # What a state dict holds beside parameters: versions, a marker of fairseq's positions, statistics, frequencies.
 _NO_PARAMETER = re.compile(r"(?:version|_float_tensor|running_mean|running_var|inv_freq)$")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or these with .index.json, for weights in several files
-_STEP = re.compile(r"(\d+)\D*$")
+# not any number that a name ends in: t5 and gpt2 are no steps, and step_20k is not step 20
+_STEP = re.compile(r"(?:.*[-_.])?(?:global_?)?(?:checkpoint|ckpt|step|iter|iteration|update)s?[-_=]?(\d+)", re.I)
 
 
 class Saved(NamedTuple):
@@ -52,7 +53,7 @@ def find_checkpoints(path: Path) -> list[Path]:
 
     Args:
         path: a file of fairseq-train's, a folder of such files, a folder of a Hugging Face model, or a folder of such
-            folders, whose names end in the step: ``checkpoint-500``, ``step1000``.
+            folders, whose names tell the step: ``checkpoint-500``, ``step1000``, ``step-1000``, ``iter_500``.
 
     Raises:
         FileNotFoundError: none is there.
@@ -167,8 +168,8 @@ def _is_hugging_face(folder: Path) -> bool:
 
 
 def _step(folder: Path) -> int:
-    if (found := _STEP.search(folder.absolute().name)) is None:
-        raise ValueError(f"{folder} does not tell its step; name it like checkpoint-500")
+    if (found := _STEP.fullmatch(folder.absolute().name)) is None:
+        raise ValueError(f"{folder} does not tell its step; name it like checkpoint-500, step1000 or iter_500")
     return int(found[1])
 
 

@@ -261,6 +261,23 @@ def test_folders_of_hugging_face(tmp_path, kind):
     assert single == points[:2]
 
 
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        *(("checkpoint-500", 500), ("step1000", 1000), ("step-1000", 1000), ("iter_0000500", 500)),
+        *(("global_step7", 7), ("bert-seed_0-step_20", 20), ("ckpt_3", 3), ("Step 4", None), ("step_20k", None)),
+        *(("t5", None), ("gpt2", None), ("gpt2-v1.5", None), ("bert_uncased_L-12_H-768", None), ("footstep5", None)),
+    ],
+)
+def test_steps_of_folders(tmp_path, name, step):
+    hugging_face(tmp_path / name, 1, "safetensors")
+    if step is None:
+        with pytest.raises(ValueError, match=f"{name} does not tell its step; name it like checkpoint-500"):
+            measured(tmp_path)
+    else:
+        assert [updates for updates, _ in measured(tmp_path)[0]] == [step]
+
+
 def test_broken_folders_of_hugging_face(tmp_path, monkeypatch):
     hugging_face(tmp_path / "step1", 1, "sharded safetensors")
     hugging_face(tmp_path / "step2", 2, "sharded safetensors")
