@@ -45,6 +45,7 @@ from fairseq_transnorm.plotting import (
     check_distinct,
     describe,
     figure,
+    file_names,
     labelled,
     legend,
     line_style,
@@ -125,6 +126,7 @@ def draw(rows: Rows, stem: str, options: argparse.Namespace) -> list[str]:
     if options.check:
         check_rows(rows)  # a table with nothing to check is refused before anything is written
     models = models_of(rows)
+    folders = file_names(scheme for scheme, *_ in models)  # the label of a checkpoint may have slashes
     draw_overview(rows, stem, options)
     stems = [stem]
     for (scheme, placement, part), mine in models.items():
@@ -133,7 +135,7 @@ def draw(rows: Rows, stem: str, options: argparse.Namespace) -> list[str]:
             if mine[0][quantity.column] is None:
                 continue
             name = "_".join([placement, *([part] if several else []), quantity.file])
-            stems.append(str(Path(stem) / scheme / name))
+            stems.append(str(Path(stem) / folders[scheme] / name))
             with figure(stems[-1], same_origin(rows, mine), seed=options.seed) as ax:
                 draw_one(ax, mine, quantity)
                 ax.set_title(f"{scheme}, {NAMES[placement]}, {part}", fontsize="medium")

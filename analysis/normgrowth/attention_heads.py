@@ -13,6 +13,7 @@ STEM.json has all numbers, STEM.png an overview, STEM/MODEL/ a figure for each s
 
 import argparse
 import math
+import statistics
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ from fairseq_transnorm.plotting import (
     check_distinct,
     describe,
     figure,
+    file_names,
     legend,
     line_style,
     panel_title,
@@ -101,6 +103,7 @@ def of_models(rows: Rows) -> dict[str, Rows]:
 
 def draw(rows: Rows, stem: str, options: argparse.Namespace) -> list[str]:
     models, stems = of_models(rows), [stem]
+    folders = file_names(models)  # a label may have slashes
     with panels(stem, rows, nrows=len(models), ncols=len(STATISTICS), size=(3.6, 2.8), seed=options.seed) as axes:
         for number, ax in enumerate(axes):
             label = list(models)[number // len(STATISTICS)]
@@ -109,7 +112,7 @@ def draw(rows: Rows, stem: str, options: argparse.Namespace) -> list[str]:
         legend(axes[0])
     for label, mine in models.items():
         for statistic in STATISTICS:
-            stems.append(str(Path(stem) / label / statistic.file))
+            stems.append(str(Path(stem) / folders[label] / statistic.file))
             with figure(stems[-1], same_origin(rows, mine), seed=options.seed) as ax:
                 draw_one(ax, mine, statistic)
                 ax.set_title(
@@ -141,13 +144,13 @@ def summary(rows: Rows, options: argparse.Namespace) -> Rows:
     for label, mine in of_models(rows).items():
         for network in dict.fromkeys(row["network"] for row in mine):
             some = [row for row in mine if row["network"] == network]
-            n = sorted(row["positions_attended"] for row in some)
+            n = [row["positions_attended"] for row in some]
             lines.append(
                 {"model": label, "mask": some[0]["mask"], "network": network, "heads": len(some)}
                 | {
-                    "least n": n[0],
-                    "median n": n[len(n) // 2],
-                    "most n": n[-1],
+                    "least n": min(n),
+                    "median n": statistics.median(n),
+                    "most n": max(n),
                     "heads with n < 2": sum(x < 2 for x in n),
                 }
                 | {"most split": max(row["split_probability"] for row in some)}

@@ -54,6 +54,23 @@ def test_a_table_is_redrawn(main, drawn, tmp_path, capsys):
     assert "uniform over the prefix" in capsys.readouterr().out
 
 
+def test_no_label_leads_out_of_the_folder(main, drawn, tmp_path, capsys):
+    table = json.loads((drawn[0] / "heads.json").read_text())
+    ours = [row for row in table["rows"] if row["model"] == "transformer_lm"]
+    values = [1, 2, 4, 8]  # of four heads
+    table["rows"] = [
+        row | {"model": label, "positions_attended": values[n % 4]}
+        for label in ("../../esc", "a/b c")
+        for n, row in enumerate(ours)
+    ]
+    (tmp_path / "in.json").write_text(json.dumps(table))
+    assert main(["--table", str(tmp_path / "in.json"), "--out", str(tmp_path / "x/y/heads")]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"in.json", "x"}
+    assert {path.name for path in (tmp_path / "x/y/heads").iterdir()} == {"___.._esc", "a_b c"}
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("../../esc")]
+    assert ["4", "1", "3", "8"] in [line[3:7] for line in lines], "heads; least, median and most n"
+
+
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
