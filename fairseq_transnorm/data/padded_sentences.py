@@ -34,7 +34,9 @@ class PaddedSentences(FairseqDataset):
         self, sentences: Sequence[Tensor], length: int, filler: int, pad: int, eos: int, seed: int | None = None
     ) -> None:
         if length < 2:
-            raise ValueError(f"--tokens-per-sample {length}: at least 2, of which one is predicted from the other")
+            raise ValueError(
+                f"normgrowth_lm: --tokens-per-sample {length}: at least 2, of which one is predicted from the other"
+            )
         self.sentences, self.length = sentences, length
         self.filler, self.pad, self.eos, self.seed = filler, pad, eos, seed
         self.epoch = 1

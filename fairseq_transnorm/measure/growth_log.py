@@ -114,9 +114,19 @@ class GrowthLog:
                 unfinished.write_text("".join(map(_line, kept)), encoding="utf-8")
 
     def write(self, record: Record) -> None:
-        """Append a record."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(record))
+        """Append a record.
+
+        Raises:
+            OSError: the file cannot be written, as on a full disk.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line(record))
+        except OSError as error:
+            raise OSError(
+                f"{self.path}: the record of update {record['updates']} cannot be written: {error.strerror}; mend that "
+                "and start the same command again: it goes on from the last checkpoint"
+            ) from error
         self.last = record["updates"]
 
 

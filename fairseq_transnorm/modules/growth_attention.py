@@ -116,10 +116,22 @@ class GrowthAttention(SoftmaxAttention):
             return torch.softmax(scores.masked_fill(~allowed, 0.0), dim=-1)
         return super().weigh(scores, allowed)
 
-    def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: State | None, position: int) -> tuple[Tensor, State]:
+    def step(
+        self, x: Float[Tensor, "B T D"], state: State | None, position: int
+    ) -> tuple[Float[Tensor, "B T D"], State]:
+        """Attend from new positions, as ``SelfAttention`` does.
+
+        Raises:
+            ValueError: what comes later, or another sequence, changes a position.
+        """
+        if self.axis == "batch":
+            raise ValueError(
+                "with --attention-axis batch a sentence depends on the others of its batch: such a model cannot "
+                "generate; train one with --attention-axis time"
+            )
         if self.mask == "multiplicative" and self.weight_map == "softmax":
             raise ValueError(
                 "with --attn-mask multiplicative a position depends on the length of what follows it: such a model "
                 "cannot generate; train one with --attn-mask causal"
             )
-        return super().mix_step(q, k, v, state, position)
+        return super().step(x, state, position)

@@ -85,7 +85,7 @@ class GrowthLogMixin:
             )
         if not (self.cfg.norm_log_interval or self.cfg.save_initial):
             return
-        check_trainer(trainer.cfg, bool(self.cfg.norm_log_interval))
+        check_trainer(self.cfg._name, trainer.cfg, bool(self.cfg.norm_log_interval))
         if trainer.get_num_updates() == 0 and not trainer.cfg.checkpoint.no_save:
             save_initial(trainer)
         if self.cfg.norm_log_interval and trainer.is_data_parallel_master:
@@ -153,10 +153,11 @@ def check(cfg: Any) -> None:
         raise ValueError(f"{cfg._name}: --sat-factor {cfg.sat_factor:g}: more than 1, as {SATURATED:g}")
 
 
-def check_trainer(cfg: Any, steps: bool) -> None:
+def check_trainer(name: str, cfg: Any, steps: bool) -> None:
     """Raise ValueError where no process has the whole of the parameters as they are trained.
 
     Args:
+        name: of the task, for the message.
         cfg: the config of a run.
         steps: whether updates are measured; else only the initial model is saved.
     """
@@ -164,8 +165,8 @@ def check_trainer(cfg: Any, steps: bool) -> None:
     backend = str(parallel.ddp_backend)
     if backend == "fully_sharded":
         raise ValueError(
-            "--norm-log-interval and --save-initial: with --ddp-backend fully_sharded each process has only a part of "
-            "the parameters; take another backend"
+            f"{name}: --norm-log-interval and --save-initial: with --ddp-backend fully_sharded each process has only a "
+            "part of the parameters; take another backend"
         )
     if not steps:
         return
@@ -182,8 +183,8 @@ def check_trainer(cfg: Any, steps: bool) -> None:
     if given := [name for name, used in refused.items() if used]:
         advice = "for half precision take --amp" if given[0].startswith("--fp16") else "leave one of the two out"
         raise ValueError(
-            f"--norm-log-interval does not go with {given[0]}: the model does not hold the whole parameters that are "
-            f"updated; {advice}"
+            f"{name}: --norm-log-interval does not go with {given[0]}: the model does not hold the whole parameters "
+            f"that are updated; {advice}"
         )
 
 

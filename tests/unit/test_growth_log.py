@@ -58,6 +58,13 @@ def test_a_new_run_keeps_the_file_of_an_older_one_under_another_name(tmp_path, c
     assert f"{path} was there, of an older run: renamed to norms.jsonl.old" in caplog.text
 
 
+def test_a_full_disk_is_told_with_the_file(tmp_path):
+    (tmp_path / "norms.jsonl").symlink_to("/dev/full")
+    log = GrowthLog(tmp_path / "norms.jsonl", updates=0, scope="layers")
+    with pytest.raises(OSError, match=r"norms\.jsonl: the record of update 3 .* No space left .* the last checkpoint"):
+        log.write(record(3))
+
+
 def test_another_scope_is_not_mixed_in_unless_nothing_is_kept(tmp_path):
     path = tmp_path / "norms.jsonl"
     write(path, [record(1)])
@@ -120,12 +127,12 @@ def test_options_without_a_meaning_are_refused(options, message):
 )
 def test_training_whose_parameters_no_process_holds_is_refused(group, option, value, message):
     cfg = OmegaConf.structured(FairseqConfig())
-    check_trainer(cfg, True)
+    check_trainer("some_task", cfg, True)
     cfg[group][option] = value
-    with pytest.raises(ValueError, match=message):
-        check_trainer(cfg, True)
+    with pytest.raises(ValueError, match=f"^some_task: .*{message}"):
+        check_trainer("some_task", cfg, True)
     if value != "fully_sharded":
-        check_trainer(cfg, False)
+        check_trainer("some_task", cfg, False)
 
 
 class Net(nn.Module):
