@@ -67,8 +67,11 @@ def draw(rows: list[dict[str, Any]], stem: str, options: argparse.Namespace) -> 
     with panels(stem, rows, nrows=lines, ncols=columns, count=len(scalars), size=(4.0, 3.1), seed=options.seed) as axes:
         for scalar, ax in zip(scalars, axes, strict=True):
             plot(ax, [row for row in rows if row["scalar"] == scalar], styles, options)
-            splits = sorted({row["split"] for row in rows if row["scalar"] == scalar} - {"norms"})
-            describe(ax, x=options.x.removesuffix("s") + "s", y=NAMES.get(scalar, scalar) + named(splits))
+            mine = [row for row in rows if row["scalar"] == scalar]
+            splits = sorted({row["split"] for row in mine} - {"norms"})
+            # a learning rate has no scope, and tables of earlier versions tell none
+            scopes = sorted({row["scope"] for row in mine if row.get("scope")} if scalar not in ("lr", "loss") else ())
+            describe(ax, x=options.x.removesuffix("s") + "s", y=NAMES.get(scalar, scalar) + named([*scopes, *splits]))
         if len(styles) > 1:
             legend(axes[0])
 
@@ -94,9 +97,9 @@ def plot(ax: Axes, rows: list[dict[str, Any]], styles: dict[str, dict[str, Any]]
         count_axis(ax, "x")
 
 
-def named(splits: list[str]) -> str:
-    """Say of which lines of the log a scalar is."""
-    return f", {' and '.join(name.replace('train_inner', 'train') for name in splits)}" if splits else ""
+def named(parts: list[str]) -> str:
+    """Say of which parameters, or of which lines of the log, a scalar is."""
+    return f", {' and '.join(name.replace('train_inner', 'train') for name in parts)}" if parts else ""
 
 
 def summary(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:

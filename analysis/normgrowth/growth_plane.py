@@ -1,7 +1,7 @@
 """Draw the path of training between growth and decay of the parameter norm: θ · step against the size of the step.
 
 Give save folders with a norms.jsonl of --norm-log-interval 1, or the files. In the shaded region the norm falls: below
-θ · step = -step²/2, with θ before the step. A path begins at a ring and ends at a mark; it is made of moving averages.
+θ · step = -step²/2, with θ before the step. A path starts at a ring and ends at a mark; it is made of moving averages.
 
   python analysis/normgrowth/growth_plane.py adam=runs/adam sgd=runs/sgd
   python analysis/normgrowth/growth_plane.py small=runs/lr4 large=runs/lr3 --yscale symlog --reduce median
@@ -30,6 +30,7 @@ from fairseq_transnorm.plotting import (
 )
 
 COLUMNS = ("run", "source", "updates", "step_norm", "product", "growing")
+RING: dict[str, Any] = {"marker": "o", "linestyle": "none", "markerfacecolor": "white", "markeredgewidth": 1.2}
 FALLING: dict[str, Any] = {"color": "#d55e00", "alpha": 0.12, "linewidth": 0}
 
 
@@ -50,7 +51,8 @@ def draw(rows: list[dict[str, Any]], stem: str, options: argparse.Namespace) -> 
             colour = styles[run]["color"]
             end = {"marker": styles[run]["marker"], "markersize": 7, "markevery": [-1]}
             ax.plot(xs, ys, color=colour, linewidth=1.1, **end, clip_on=False, label=run)
-            ax.plot(xs[0], ys[0], "o", markerfacecolor="white", markeredgewidth=1.2, color=colour, clip_on=False)
+            ax.plot(xs[0], ys[0], **RING, markeredgecolor=colour, clip_on=False)
+        ax.plot([], [], **RING, markeredgecolor="0.3", label="start of a path")
         if options.xscale == "log":
             log_axis(ax, "x", plain=True)
         if options.yscale == "symlog":

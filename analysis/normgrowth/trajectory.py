@@ -17,6 +17,7 @@ from fairseq_transnorm.measure.commands import quiet
 from fairseq_transnorm.measure.parameters import SCOPES
 from fairseq_transnorm.measure.trajectory import COLUMNS, scope_series, trajectory
 from fairseq_transnorm.plotting import (
+    DASHES,
     analysis_parser,
     at_least,
     check_runs,
@@ -56,25 +57,37 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def draw(rows: list[dict[str, Any]], stem: str, options: argparse.Namespace) -> None:
     series = scope_series(rows)
-    styles = line_styles(series)
-    # scopes differ in size: side by side their norms are shown as what has become of the first
-    relative = len({row["scope"] for row in rows}) > 1
+    scopes = list(dict.fromkeys(row["scope"] for row in rows))
     with panels(stem, rows, nrows=2, ncols=2, size=(4.4, 3.1), sharex=True, seed=options.seed) as axes:
         for ax, (column, title) in zip(axes, PANELS.items(), strict=True):
-            for label, mine in series.items():
+            # scopes differ in size: side by side their norms are shown as what has become of the first
+            relative = column == "norm" and len(scopes) > 1
+            for (label, mine), style in zip(series.items(), looks(series, scopes), strict=True):
                 points = [(row["updates"], row[column]) for row in mine if row[column] is not None]
-                if relative and column == "norm" and mine[0]["norm"]:
+                if relative and mine[0]["norm"]:
                     points = [(updates, norm / mine[0]["norm"]) for updates, norm in points]
-                    title = "parameter 2-norm / that of the first"
-                style = styles[label] | {"markevery": max(1, len(points) // 12)}
+                style["markevery"] = max(1, len(points) // 12)
                 ax.plot([x for x, _ in points], [y for _, y in points], **style, label=label)
-            describe(ax, x="updates", y=title)
+            of = f", {scopes[0]}" if len(scopes) == 1 else ""
+            describe(ax, x="updates", y="parameter 2-norm / that of the first" if relative else title + of)
             count_axis(ax, "x")
         if len(series) > 6:
             shared_legend(axes)
         elif len(series) > 1:
             legend(axes[0])
     save_csv(f"{stem}.csv", rows)
+
+
+def looks(series: dict[str, list[dict[str, Any]]], scopes: list[str]) -> list[dict[str, Any]]:
+    """Return the style of each series: colour and marker of its run, and where there are several, a dash a scope."""
+    of_runs = line_styles(mine[0]["run"] for mine in series.values())
+    dashes = dict(zip(scopes, DASHES, strict=False)) if len(scopes) > 1 else {}
+    styles = []
+    for mine in series.values():
+        style = dict(of_runs[mine[0]["run"]])
+        style["linestyle"] = dashes.get(mine[0]["scope"], style["linestyle"])
+        styles.append(style)
+    return styles
 
 
 def summary(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:

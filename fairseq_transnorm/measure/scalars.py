@@ -23,8 +23,8 @@ def scalar_rows(run: str, path: str | Path, scalars: Sequence[str], split: str |
         split: of which lines of the log the others are; None for the first validation set that has them, then training.
 
     Returns:
-        Rows with ``run``, ``source``, ``scalar``, ``split`` (``norms`` for those of norm growth), ``updates``,
-        ``epoch`` and ``value``.
+        Rows with ``run``, ``source``, ``scalar``, ``split`` (``norms`` for those of norm growth), ``scope``
+        (of the parameters whose norms they are, else None), ``updates``, ``epoch`` and ``value``.
 
     Raises:
         FileNotFoundError: no such file, or neither of them in the folder.
@@ -40,7 +40,7 @@ def scalar_rows(run: str, path: str | Path, scalars: Sequence[str], split: str |
             where = f" in its lines of {split!r}" if split else ""
             raise ValueError(f"{path} has no {scalar!r}{where}; there are {', '.join(found)}")
         rows += [
-            {"run": run, "source": str(path), "scalar": scalar, "split": kind}
+            {"run": run, "source": str(path), "scalar": scalar, "split": kind, "scope": point.get("scope")}
             | {"updates": point["updates"], "epoch": point["epoch"], "value": point[scalar]}
             for kind, point in points
             if math.isfinite(point[scalar])

@@ -5,11 +5,12 @@ from .command import analysis_parser, at_least, run_analysis
 from .figure import figure, panels
 from .labels import Labelled, check_distinct, check_runs, file_names, labelled
 from .scores import Rows, run_score_table, score_parser
-from .styles import BASELINE, LIMIT, line_style, line_styles, ordered_colours, ordered_markers
+from .styles import BASELINE, DASHES, LIMIT, line_style, line_styles, ordered_colours, ordered_markers
 from .tables import Table, format_cell, format_markdown, format_table, load_table, same_origin, save_csv, save_table
 
 __all__ = [
     "BASELINE",
+    "DASHES",
     "LIMIT",
     "Labelled",
     "Rows",

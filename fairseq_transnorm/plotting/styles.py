@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ BASELINE: dict[str, Any] = {"color": "0.25", "linestyle": (0, (1.0, 1.6)), "line
 LIMIT: dict[str, Any] = {"color": "0.55", "linestyle": (0, (4.0, 2.0)), "linewidth": 1.0, "zorder": 1.4}
 
 _DASHES: dict[str, Any] = {"solid": "-", "dashed": (0, (5.0, 1.8)), "dashdot": (0, (5.0, 1.5, 1.0, 1.5))}
+# for parts of the same thing, which share its colour
+DASHES: tuple[Any, ...] = (*_DASHES.values(), (0, (1.0, 1.6)))
 
 # Marker and dash tell the lines apart where the colour is lost in print.
 _VARIANTS = {
@@ -81,26 +84,28 @@ def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return ``plot`` keywords (colour, marker, dash) for the variants of one figure.
 
     A variant that the package knows looks the same in every figure. Any other name gets the look that its letters pick;
-    only when that colour is taken in this figure does it move on to the next free one.
+    only when that colour is taken in this figure does it move on to the next free one, or where none is, to one that
+    the fewest have, with another marker.
 
     Args:
         names: variant names; case, blanks around them and repetitions do not matter.
     """
     wanted = list(dict.fromkeys(names))
     styles: dict[str, dict[str, Any]] = {}
-    taken: set[str] = set()
+    taken: list[tuple[str, str]] = []  # colours and markers
     for name in wanted:
         if key := _known(name):
             colour, marker, dash = _VARIANTS[key]
             styles[name] = _style(colour, marker, dash)
-            taken.add(colour)
+            taken.append((colour, marker))
     for name in sorted(set(wanted) - set(styles)):
         start = zlib.crc32(name.strip().lower().encode())
-        order = [_OTHER_COLOURS[(start + i) % len(_OTHER_COLOURS)] for i in range(len(_OTHER_COLOURS))]
-        colour = next((c for c in order if c not in taken), order[0])
-        taken.add(colour)
-        dash = list(_DASHES)[start // 7 % len(_DASHES)]
-        styles[name] = _style(colour, _OTHER_MARKERS[start // 21 % len(_OTHER_MARKERS)], dash)
+        used = Counter(colour for colour, _ in taken)
+        colour = min(_rotated(_OTHER_COLOURS, start), key=lambda c: used[c])
+        markers = _rotated(_OTHER_MARKERS, start // 21)
+        marker = next((m for m in markers if (colour, m) not in taken), markers[0])
+        taken.append((colour, marker))
+        styles[name] = _style(colour, marker, list(_DASHES)[start // 7 % len(_DASHES)])
     return {name: styles[name] for name in wanted}
 
 
@@ -118,6 +123,10 @@ def ordered_colours(count: int) -> list[str]:
 def ordered_markers(count: int) -> Sequence[str]:
     """Return ``count`` markers to go with :func:`ordered_colours`."""
     return [("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")[i % 10] for i in range(count)]
+
+
+def _rotated(items: Sequence[str], start: int) -> list[str]:
+    return [items[(start + i) % len(items)] for i in range(len(items))]
 
 
 def _known(name: str) -> str | None:

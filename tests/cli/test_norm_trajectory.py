@@ -4,14 +4,17 @@ import csv
 import json
 import math
 import runpy
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from fairseq_transnorm import plotting
 from fairseq_transnorm.measure.checkpoints import load_run
 from fairseq_transnorm.measure.parameters import layer_of
+from fairseq_transnorm.measure.scalars import scalar_rows
 from tests.helpers import ROOT, run_cli
 
 TRAJECTORY = "analysis/normgrowth/trajectory.py"
@@ -33,6 +36,51 @@ def call(script, *args):
 
 def names(folder):
     return {path.name for path in folder.iterdir()}
+
+
+def point(run, scope, updates, norm):
+    place = {"run": run, "scope": scope, "stack": None, "layer": None, "updates": updates, "norm": norm}
+    return dict.fromkeys(("smallest_rms", "linear_column_norm", "parameters", "checkpoint", *STEP)) | place
+
+
+def axes_of(monkeypatch, script, rows, tmp_path, *args):
+    """Return what an analysis file draws: axes of each panel."""
+    seen = []
+
+    @contextmanager
+    def spy(*given, **options):
+        with plotting.panels(*given, **options) as axes:
+            seen.extend(axes)
+            yield axes
+
+    plotting.save_table(tmp_path / "in.json", rows)
+    module = runpy.run_path(str(ROOT / script))
+    monkeypatch.setitem(module["main"].__globals__, "panels", spy)
+    assert module["main"](["--table", str(tmp_path / "in.json"), "--out", str(tmp_path / "out"), *args]) == 0
+    return seen
+
+
+def test_scopes_of_a_run_share_its_colour(monkeypatch, tmp_path):
+    keys = [(run, scope) for run in ("control", "pre_norm", "x") for scope in ("layers", "all")]
+    rows = [point(*key, updates, 2.0 + updates) for key in keys for updates in (0, 5)]
+    first, *_ = axes_of(monkeypatch, TRAJECTORY, rows, tmp_path)
+    lines = {line.get_label(): line for line in first.lines}
+    for run in ("control", "pre_norm", "x"):
+        a, b = (lines[f"{run}, {scope}"] for scope in ("layers", "all"))
+        assert (a.get_color(), a.get_marker()) == (b.get_color(), b.get_marker()), run
+        assert (a.get_linestyle(), b.get_linestyle()) == ("-", "--"), run
+    assert len({line.get_color() for line in first.lines}) == 3
+    assert first.get_ylabel() == "parameter 2-norm / that of the first"
+    axes = axes_of(monkeypatch, TRAJECTORY, [row for row in rows if row["scope"] == "all"], tmp_path)
+    assert axes[0].get_ylabel() == "parameter 2-norm, all"
+    assert axes[3].get_ylabel() == "step size, 2-norm, all"
+
+
+def test_scalars_tell_their_scope(monkeypatch, tmp_path):
+    log = log_of_norms(tmp_path / "a", 1.0)
+    rows = scalar_rows("a", log, ["norm", "lr"])
+    norm, lr = axes_of(monkeypatch, SCALARS, rows, tmp_path)
+    assert (norm.get_ylabel(), lr.get_ylabel()) == ("parameter 2-norm, layers", "learning rate")
 
 
 @pytest.fixture(scope="session")
@@ -211,7 +259,7 @@ def log_of_norms(folder, scale):
     folder.mkdir(parents=True)
     records = [{"updates": t, "epoch": 1, "scope": "layers", "norm": scale + t} for t in range(4)]
     for record in records[1:]:
-        record |= {"norm_before": record["norm"] - 1, "step_norm": 1.0, "product": 1.0, "alignment": 0.5}
+        record |= {"norm_before": record["norm"] - 1, "step_norm": 1.0, "product": 1.0, "alignment": 0.5, "lr": 0.1}
     (folder / "norms.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return folder / "norms.jsonl"
 

@@ -173,6 +173,14 @@ def test_unknown_names_are_stable_and_differ_within_a_figure():
     assert plotting.line_styles(reversed(names)) == styles, "whatever the order"
 
 
+def test_many_runs_can_be_told_apart():
+    names = ["control", "pre_norm", "control-mult", "pre_norm-mult", *(f"run {i}" for i in range(20))]
+    looks = [(s["color"], s["marker"]) for s in plotting.line_styles(names).values()]
+    assert len(set(looks)) == len(looks)
+    colours = [colour for colour, _ in looks]
+    assert max(map(colours.count, colours)) <= 4, "24 runs, 7 colours"
+
+
 def test_another_process_needs_no_pyplot_and_picks_the_same_looks():
     code = "import sys; from fairseq_transnorm.plotting import line_style; print(line_style('run 3'))"
     code += "; sys.exit('matplotlib.pyplot' in sys.modules)"
