@@ -31,9 +31,11 @@ from fairseq_transnorm.measure.homogeneity import (
     checkpoint_rows,
     lines_of,
     mean_at,
+    new_model,
     variant_rows,
     violations,
 )
+from fairseq_transnorm.measure.layer_saturation import warn_of_positions
 from fairseq_transnorm.models.normgrowth.config import PRESETS
 from fairseq_transnorm.modules.growth_attention import MASKS
 from fairseq_transnorm.plotting import (
@@ -64,7 +66,16 @@ def measure(options: argparse.Namespace) -> Rows:
     if options.inputs:
         check_distinct(options.inputs, "checkpoints")
         runs = [(label, load_run(path, options.data, options.device)) for label, path in options.inputs]
-        return [row for label, run in runs for seed in seeds for row in checkpoint_rows(label, run, seed)]
+        for label, run in runs:
+            warn_of_positions(label, run.model, options.scale_positions)
+        return [
+            row
+            for label, run in runs
+            for seed in seeds
+            for row in checkpoint_rows(label, run, seed, scale_positions=options.scale_positions)
+        ]
+    for variant in options.variants:
+        warn_of_positions(variant, new_model(variant, Size(1, 8, 8, 1), options.seed), options.scale_positions)
     size = Size(options.layers, options.dim, options.ffn_dim, options.heads)
     models = [
         (variant, biases, mask, seed)
@@ -75,7 +86,7 @@ def measure(options: argparse.Namespace) -> Rows:
     ]
     rows = []
     for variant, biases, mask, seed in tqdm(models, desc="models", disable=None, leave=False):
-        rows += variant_rows(variant, biases, mask, size, seed, options.device)
+        rows += variant_rows(variant, biases, mask, size, seed, options.device, scale_positions=options.scale_positions)
     return rows
 
 
@@ -158,6 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--ffn-dim", type=at_least(1), default=64, help="width of the feed-forward (default: %(default)s)")
     add("--heads", type=at_least(1), default=4, help="attention heads (default: %(default)s)")
     add("--seeds", type=at_least(1), default=5, metavar="N", help="models, from --seed on (default: %(default)s)")
+    add("--scale-positions", action="store_true", help="also scale sinusoidal positions, which are no parameters")
     add("--check", action="store_true", help="check the demands on pre_norm and control; status 3 if one is not met")
     return run_analysis(
         parser, argv, measure, draw, columns=COLUMNS, summary=summary, need_inputs=False, verdict=verdict

@@ -80,10 +80,11 @@ class Curve:
     Args:
         model: what ``HiddenStates`` can read.
         tokens: ``B T``, without padding.
+        scale_positions: see ``ScaledNetwork``.
     """
 
-    def __init__(self, model: nn.Module, tokens: Tensor) -> None:
-        self.states = HiddenStates(model)
+    def __init__(self, model: nn.Module, tokens: Tensor, scale_positions: bool = False) -> None:
+        self.states, self.scale_positions = HiddenStates(model), scale_positions
         self.tokens = tokens
         self.plain, self.saturated = self.vector(1.0), self.vector(SATURATED)
 
@@ -93,7 +94,7 @@ class Curve:
         Raises:
             ValueError: it is not finite.
         """
-        vector = ScaledNetwork(self.states, c)(self.tokens).encodings.double().flatten()
+        vector = ScaledNetwork(self.states, c, None, self.scale_positions)(self.tokens).encodings.double().flatten()
         if not vector.isfinite().all():
             raise ValueError(f"the encodings of the network scaled by {c:g} are not finite")
         return vector
@@ -113,7 +114,11 @@ class Curve:
 
 
 def curve_rows(
-    model: nn.Module, tokens: Tensor, grids: Iterable[str], facts: Mapping[str, Any]
+    model: nn.Module,
+    tokens: Tensor,
+    grids: Iterable[str],
+    facts: Mapping[str, Any],
+    scale_positions: bool = False,
 ) -> list[dict[str, Any]]:
     """Return one row a grid and factor c: the facts, then ``grid``, ``c``, ``cosine``, ``relative_error``, and the
     ``tail_exponent`` of the model.
@@ -121,8 +126,9 @@ def curve_rows(
     Args:
         grids: names in ``GRIDS``.
         facts: what all rows begin with.
+        scale_positions: see ``ScaledNetwork``.
     """
-    curve = Curve(model, tokens)
+    curve = Curve(model, tokens, scale_positions)
     exponent = curve.tail_exponent()
     return [
         {**facts, "grid": grid, "c": c, **curve.at(c), "tail_exponent": exponent} for grid in grids for c in GRIDS[grid]
@@ -137,19 +143,22 @@ def variant_rows(
     seed: int,
     device: str = "cpu",
     grids: Sequence[str] = (LINEAR, LOG),
+    scale_positions: bool = False,
 ) -> list[dict[str, Any]]:
     """Measure one norm-growth model at its start; arguments as of ``new_model``, ``BIASES`` and ``curve_rows``."""
     model = new_model(variant, size, seed, attn_mask=mask, **BIASES[biases]).to(device)
     tokens = random_sentences(model.decoder.dictionary, seed).to(device)  # type: ignore[union-attr]
     facts = {"model": variant, "biases": biases, "mask": mask, "seed": seed, **size._asdict()}
-    return curve_rows(model, tokens, grids, facts)
+    return curve_rows(model, tokens, grids, facts, scale_positions)
 
 
-def checkpoint_rows(label: str, run: Run, seed: int, grids: Sequence[str] = (LINEAR, LOG)) -> list[dict[str, Any]]:
+def checkpoint_rows(
+    label: str, run: Run, seed: int, grids: Sequence[str] = (LINEAR, LOG), scale_positions: bool = False
+) -> list[dict[str, Any]]:
     """Measure a trained model, with the biases that it has, on random sentences."""
     tokens = random_sentences(run.task.source_dictionary, seed).to(next(run.model.parameters()).device)
     facts = {"model": label, "biases": "trained", "mask": mask_of(run.model), "seed": seed}
-    return curve_rows(run.model, tokens, grids, facts | dict.fromkeys(Size._fields))
+    return curve_rows(run.model, tokens, grids, facts | dict.fromkeys(Size._fields), scale_positions)
 
 
 Key = tuple[str, str, str]  # model, mask and biases

@@ -46,6 +46,25 @@ def test_demands_that_are_not_met(main, drawn, tmp_path, capsys):
     assert "10 demands not met" in capsys.readouterr().err
 
 
+def test_sinusoidal_positions_are_warned_of_or_scaled(main, trained_runs, tmp_path, caplog):
+    """A checkpoint of fairseq's, and a variant with random weights; learned positions need no word."""
+    checkpoint = f"tlm={trained_runs['transformer_lm'] / 'checkpoint_last.pt'}"
+    for name, models in {
+        "tlm": [checkpoint],
+        "control_rel": ["--variants", "pre_norm", "control_rel", "--masks", "causal", "--biases", "all"],
+    }.items():
+        cosines = []
+        for flags in ([], ["--scale-positions"]):
+            caplog.clear()
+            assert main([*models, "--seeds", "2", *flags, "--out", str(tmp_path / "out")]) == 0
+            warned = [text for text in caplog.messages if "sinusoidal positions" in text]
+            assert len(warned) == (0 if flags else 1)
+            assert not warned or (warned[0].startswith(f"{name} has") and "--scale-positions" in warned[0])
+            rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+            cosines.append([row["cosine"] for row in rows if row["model"] == name and row["c"] == 1.0])
+        assert all(plain != scaled for plain, scaled in zip(*cosines, strict=True))
+
+
 def test_trained_models(main, trained_runs, tmp_path, capsys):
     models = [f"{name}={path / 'checkpoint_last.pt'}" for name, path in trained_runs.items()]
     assert main([*models, "--seeds", "1", "--out", str(tmp_path / "out")]) == 0
