@@ -24,7 +24,7 @@ from . import hugging_face
 from .batches import BATCH_TOKENS, SentenceBatches, sentence_batches
 from .checkpoints import Run, check_device, load_run
 from .hidden_states import HiddenStates, States
-from .saturation import token_cosines
+from .saturation import mean_pair_cosine, token_cosines
 from .scaling import SATURATED, ScaledNetwork, sinusoidal_positions
 
 logger = logging.getLogger(__name__)
@@ -146,11 +146,8 @@ class _Sums:
         self.squares[state] = self.squares.get(state, 0.0) + float(units.square().sum())
 
     def collapse(self, state: int) -> float | None:
-        """Return the mean cosine of two different tokens: all pairs at once, from the length of the units' sum."""
-        if self.tokens < 2:
-            return None
-        pairs = float(self.units[state].square().sum()) - self.squares[state]
-        return pairs / (self.tokens * (self.tokens - 1))
+        """Return the mean cosine of two different tokens."""
+        return mean_pair_cosine(self.units[state], self.squares[state], self.tokens)
 
 
 def layer_rows(
