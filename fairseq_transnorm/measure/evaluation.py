@@ -44,12 +44,18 @@ def count_tokens(run: Run, subset: str) -> int:
     return int(dataset.sizes.sum())
 
 
-def symbol_counts(run: Run, subset: str) -> np.ndarray:
-    """Return how often each symbol of the dictionary occurs in a split, ``</s>`` included; raises as ``load_split``."""
+def symbol_counts(run: Run, subset: str, first: int = 0) -> np.ndarray:
+    """Return how often each symbol of the dictionary occurs in a split, ``</s>`` included; raises as ``load_split``.
+
+    Args:
+        run: whose data it is.
+        subset: name of the split.
+        first: place in its line from which on a symbol counts.
+    """
     dataset, symbols = load_split(run, subset), len(run.task.source_dictionary)
     counts = np.zeros(symbols, dtype=np.int64)
     for start in range(0, len(dataset), _LINES):
-        text = torch.cat([dataset[i] for i in range(start, min(start + _LINES, len(dataset)))])
+        text = torch.cat([dataset[i][first:] for i in range(start, min(start + _LINES, len(dataset)))])
         counts += np.bincount(text.numpy(), minlength=symbols)
     return counts
 

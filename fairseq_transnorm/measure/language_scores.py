@@ -92,8 +92,9 @@ def measure(
 
     Losses are in nats, accuracies shares. ``targets`` are the words and the ``</s>`` of each line, ``words`` the words
     alone and ``later_words`` those after the first of a sentence; each with the perplexity of an add-one unigram model
-    of the split ``train``, None where there is no such split. Empty lines count in ``perplexity`` only. Then saturation
-    and the mean cosine of two tokens of the encodings, and the norm of the parameters by scope.
+    of the split ``train``, None where there is no such split. It counts there what it predicts: words and ``</s>``,
+    the words alone, or the words after the first of a sentence. Empty lines count in ``perplexity`` only. Then
+    saturation and the mean cosine of two tokens of the encodings, and the norm of the parameters by scope.
 
     Args:
         name: for the column ``model``.
@@ -132,46 +133,44 @@ def measure(
 
 def _likelihood(run: Run, split: str, batches: SentenceBatches) -> dict[str, Any]:
     eos, symbols = run.task.source_dictionary.eos(), len(run.task.source_dictionary)
-    counts = _training_counts(run)
     scores = token_scores(run, batches)
     words = scores.where(scores.symbols != eos)
     later = words.where(words.places > 0)
     alone = ["--batch-size", "1"] if batches.equal else []  # nothing is padded there either
     whole = evaluate(run, split, run.cfg.task.tokens_per_sample, 0, WHOLE_SENTENCES + alone)
     losses = scores.sentence_losses()
+    counts, later_counts = _training_counts(run, 0), _training_counts(run, 1)
 
-    def unigram(targets: np.ndarray, without_end: bool) -> float | None:
-        if counts is None or not targets.sum():
+    def unigram(some: TokenScores, counts: np.ndarray | None) -> float | None:
+        if counts is None or not len(some.symbols):
             return None
-        return unigram_perplexity(targets, np.where(np.arange(symbols) == eos, 0, counts) if without_end else counts)
-
-    def unigram_of(some: TokenScores) -> float | None:
-        return unigram(np.bincount(some.symbols.numpy(), minlength=symbols), without_end=True)
+        counts = np.where(np.arange(symbols) == eos, 0, counts)
+        return unigram_perplexity(np.bincount(some.symbols.numpy(), minlength=symbols), counts)
 
     return {
         "targets": whole["tokens"],
         "loss": whole["loss_nats"],
         "perplexity": whole["perplexity"],
-        "unigram_perplexity": unigram(symbol_counts(run, split), without_end=False),
+        "unigram_perplexity": None if counts is None else unigram_perplexity(symbol_counts(run, split), counts),
         "accuracy": float(scores.correct.double().mean()),
         "words": len(words.symbols),
         "perplexity_words": words.perplexity(),
-        "unigram_perplexity_words": unigram_of(words),
+        "unigram_perplexity_words": unigram(words, counts),
         "accuracy_words": float(words.correct.double().mean()),
         "later_words": len(later.symbols),
         "perplexity_later_words": later.perplexity() if len(later.symbols) else None,
-        "unigram_perplexity_later_words": unigram_of(later),
+        "unigram_perplexity_later_words": unigram(later, later_counts),
         "sentence_loss": float(losses.mean()),
         "pplx_base2_upstream": float((2.0**losses).mean()),
     }
 
 
-def _training_counts(run: Run) -> np.ndarray | None:
+def _training_counts(run: Run, first: int) -> np.ndarray | None:
     try:
         load_split(run, "train")
     except FileNotFoundError:
         return None
-    return symbol_counts(run, "train")
+    return symbol_counts(run, "train", first)
 
 
 def _saturation(name: str, run: Run, batches: SentenceBatches) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import runpy
+from collections import Counter
 
 import pytest
 import torch
@@ -168,6 +169,21 @@ def test_scores_of_a_split(evaluated, runs, causal, main, tmp_path):
     assert "pplx_base2_upstream" in printed
     assert main(EVALUATE, "--table", folder / "out.json", "--out", tmp_path / "out") == 0
     assert files(tmp_path) == files(folder), "from the table"
+
+
+def test_unigram_models_count_what_they_predict(evaluated, runs, tiny_lm_data):
+    """By hand, from the text."""
+    train, valid = (
+        [line.split() for line in (tiny_lm_data.parent / f"{split}.txt").read_text().splitlines()]
+        for split in ("train", "valid")
+    )
+    symbols = len(next(iter(runs.values())).task.source_dictionary)
+    for of, first, end in (("", 0, ["</s>"]), ("_words", 0, []), ("_later_words", 1, [])):
+        counts, targets = (Counter(word for line in text for word in line[first:] + end) for text in (train, valid))
+        total = counts.total() + symbols
+        nats = -sum(count * math.log((counts[word] + 1) / total) for word, count in targets.items())
+        expected = pytest.approx(math.exp(nats / targets.total()))
+        assert all(row[f"unigram_perplexity{of}"] == expected for row in rows(evaluated[0] / "out.json"))
 
 
 def test_saturation_of_a_split_is_that_of_the_last_layer(evaluated, checkpoints):
