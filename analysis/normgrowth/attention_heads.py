@@ -31,6 +31,7 @@ from fairseq_transnorm.modules.growth_attention import MASKS
 from fairseq_transnorm.plotting import (
     BASELINE,
     LIMIT,
+    add_sentence_options,
     analysis_parser,
     at_least,
     check_distinct,
@@ -168,15 +169,8 @@ def positive(text: str) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     parser = analysis_parser(str(__doc__), "outputs/attention_heads", inputs="checkpoint", device=True)
+    add_sentence_options(parser, 200)
     add = parser.add_argument
-    add(
-        "--text",
-        metavar="FILE",
-        help="one sentence a line, or as the Brown corpus; default: a split of the data folder",
-    )
-    add("--data", help="data folder to read, when not the one that each model was trained on")
-    add("--split", default="valid", help="split to read (default: %(default)s)")
-    add("--sentences", type=at_least(1), default=200, metavar="N", help="read the first N (default: %(default)s)")
     add("--length", type=int, metavar="T", help="cut or pad every sentence to T positions, as the original code does")
     add(
         "--all-positions",

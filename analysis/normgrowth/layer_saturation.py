@@ -20,6 +20,7 @@ from fairseq_transnorm.measure.layer_saturation import measure as measure_model
 from fairseq_transnorm.measure.scaling import SATURATED
 from fairseq_transnorm.measure.sentences_file import read_sentences
 from fairseq_transnorm.plotting import (
+    add_sentence_options,
     analysis_parser,
     at_least,
     check_distinct,
@@ -104,15 +105,8 @@ def summary(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dic
 
 def main(argv: list[str] | None = None) -> int:
     parser = analysis_parser(str(__doc__), "outputs/layer_saturation", inputs="model", device=True)
+    add_sentence_options(parser, 100)
     add = parser.add_argument
-    add(
-        "--text",
-        metavar="FILE",
-        help="one sentence a line, or as the Brown corpus; default: a split of the data folder",
-    )
-    add("--data", help="data folder to read, when not the one that each model was trained on")
-    add("--split", default="valid", help="split to read (default: %(default)s)")
-    add("--sentences", type=at_least(1), default=100, metavar="N", help="read the first N (default: %(default)s)")
     add("--c", type=float, nargs="+", default=[SATURATED], help="factors that stand for infinity (default: 1000)")
     add("--random-init", action="store_true", help="measure the same architectures with fresh weights, of --seed")
     add("--scale-positions", action="store_true", help="also scale sinusoidal positions, which are no parameters")

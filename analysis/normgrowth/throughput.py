@@ -14,7 +14,16 @@ from fairseq_transnorm.measure.commands import quiet
 from fairseq_transnorm.measure.sentences_file import read_sentences
 from fairseq_transnorm.measure.throughput import BATCHED, HEADS, ONE_BY_ONE, SATURATION
 from fairseq_transnorm.measure.throughput import measure as measure_model
-from fairseq_transnorm.plotting import analysis_parser, at_least, describe, figure, legend, line_styles, run_analysis
+from fairseq_transnorm.plotting import (
+    add_sentence_options,
+    analysis_parser,
+    at_least,
+    describe,
+    figure,
+    legend,
+    line_styles,
+    run_analysis,
+)
 
 COLUMNS = ("model", "measure", "form", "sentences_per_second", "ratio")
 MEASURES = {"saturation": SATURATION, "heads": HEADS}
@@ -57,15 +66,8 @@ def draw(rows: list[dict[str, Any]], stem: str, options: argparse.Namespace) -> 
 
 def main(argv: list[str] | None = None) -> int:
     parser = analysis_parser(str(__doc__), "outputs/throughput", inputs="checkpoint", device=True)
+    add_sentence_options(parser, 100)
     add = parser.add_argument
-    add(
-        "--text",
-        metavar="FILE",
-        help="one sentence a line, or as the Brown corpus; default: a split of the data folder",
-    )
-    add("--data", help="data folder to read, when not the one that each model was trained on")
-    add("--split", default="valid", help="split to read (default: %(default)s)")
-    add("--sentences", type=at_least(1), default=100, metavar="N", help="read the first N (default: %(default)s)")
     add("--measures", nargs="+", choices=list(MEASURES), default=list(MEASURES), help="what to time (default: both)")
     add("--repeats", type=at_least(1), default=3, help="timed turns of each form (default: %(default)s)")
     add("--threads", type=at_least(1), default=1, help="threads of torch (default: %(default)s)")

@@ -1,7 +1,7 @@
 """Drawings of tables of numbers; nothing here knows a model, torch or fairseq."""
 
 from .axes import count_axis, describe, legend, log_axis, panel_title, shared_legend
-from .command import analysis_parser, at_least, run_analysis
+from .command import add_sentence_options, analysis_parser, at_least, run_analysis
 from .figure import figure, panels
 from .labels import Labelled, check_distinct, check_runs, file_names, labelled
 from .scores import Rows, run_score_table, score_parser
@@ -15,6 +15,7 @@ __all__ = [
     "Labelled",
     "Rows",
     "Table",
+    "add_sentence_options",
     "analysis_parser",
     "at_least",
     "check_distinct",

@@ -54,6 +54,19 @@ def analysis_parser(
     return parser
 
 
+def add_sentence_options(parser: argparse.ArgumentParser, most: int) -> None:
+    """Add what every analysis has that reads sentences, by default the first ``most`` of a split."""
+    add = parser.add_argument
+    add(
+        "--text",
+        metavar="FILE",
+        help="one sentence a line, or as the Brown corpus; default: a split of the data folder",
+    )
+    add("--data", help="data folder to read, when not the one that each model was trained on")
+    add("--split", default="valid", help="split to read (default: %(default)s)")
+    add("--sentences", type=at_least(1), default=most, metavar="N", help="read the first N (default: %(default)s)")
+
+
 def run_analysis(
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None,
