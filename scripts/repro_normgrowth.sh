@@ -29,7 +29,7 @@ common=(--cpu --no-progress-bar --log-interval 25 "${size[@]}" --decoder-layers 
     --save-interval-updates 25 --no-save-optimizer-state --sat-max-sentences 200 --seed "$seed")
 small="--decoder-embed-dim 32 --decoder-ffn-embed-dim 32 --decoder-layers 3"
 updates=$(((epochs < 2 ? epochs : 2) * ((sentences + 15) / 16))) # of the runs with a schedule
-hold=$((updates / 8))
+hold=$(((updates + 7) / 8))
 original="--sentence-layout original --pad-id first_word --target-weights input_mask" # as the original code trains
 sgd="--optimizer sgd --lr 0.1 --norm-log-interval 1"
 # run: variant, epochs, flags of its own

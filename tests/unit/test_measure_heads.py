@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from fairseq.modules import MultiheadAttention
+from omegaconf import OmegaConf
 from torch import nn
 
 from fairseq_transnorm.measure import saturated_heads
@@ -203,7 +204,7 @@ def run_of(model, limit=LENGTH):
     dictionary = model.decoder.dictionary if hasattr(model, "decoder") else model.encoder.dictionary
     model.max_positions = lambda: limit
     task = type("Task", (), {"source_dictionary": dictionary})
-    return Run(Path("some.pt"), model, None, task, updates=7, epochs=1)
+    return Run(Path("some.pt"), model, OmegaConf.create({"task": {}}), task, updates=7, epochs=1)
 
 
 def test_rows_of_a_run(caplog):
@@ -229,6 +230,16 @@ def test_rows_of_a_run(caplog):
             head_rows(run_of(model), "x", batches, length=bad)
     with pytest.raises(ValueError, match="the mask 'causal'; norm-growth models have"):
         set_mask(build("dslm_bert"), "causal")
+
+
+def test_a_model_of_the_original_s_sentences_is_filled_up_with_their_filler(monkeypatch):
+    model, seen = build("normgrowth_pre_norm"), []
+    run = run_of(model)
+    run.cfg.task.sentence_layout, run.task.filler = "original", 9
+    monkeypatch.setattr(saturated_heads, "fill_up", lambda batch, *a: seen.append(a) or fill_up(batch, *a))
+    batches = SentenceBatches([[5, 6, 7, 8]], PAD, batch_tokens=8)
+    head_rows(run, "mult", batches, length=8, all_positions=True)
+    assert seen == [(8, 9)]
 
 
 def test_what_is_left_out_or_left_behind_is_said(caplog):

@@ -93,7 +93,7 @@ def test_pre_norm_has_a_final_norm():
     model, tokens = build_mlm(pre_norm=True), random_tokens(2, 9)
     features, _ = model(tokens, features_only=True)
     torch.testing.assert_close(features.square().mean(-1), torch.ones(2, 9, dtype=torch.float64))
-    assert not model.encoder.layers[0].post_norm
+    assert model.encoder.layers[0].norm_placement == "pre"
 
 
 def test_untied_output_has_a_matrix_of_its_own():
