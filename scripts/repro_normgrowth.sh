@@ -24,9 +24,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/_run.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/_steps.sh"
 
 seed=${SEED:-0} epochs=${EPOCHS:-8} sentences=${SENTENCES:-6000} grid=${GRID:-5} length=31
+every=$(((sentences / 16 + 14) / 15)) # updates between two looks at a model
 size=(--decoder-embed-dim 64 --decoder-ffn-embed-dim 64 --decoder-attention-heads 4 --tokens-per-sample "$length")
-common=(--cpu --no-progress-bar --log-interval 25 "${size[@]}" --decoder-layers 4 --batch-size-valid 200
-    --save-interval-updates 25 --no-save-optimizer-state --sat-max-sentences 200 --seed "$seed")
+common=(--cpu --no-progress-bar --log-interval "$every" "${size[@]}" --decoder-layers 4 --batch-size-valid 200
+    --norm-log-interval "$every" --save-interval-updates "$every" --no-save-optimizer-state --sat-max-sentences 200
+    --seed "$seed")
 small="--decoder-embed-dim 32 --decoder-ffn-embed-dim 32 --decoder-layers 3"
 updates=$(((epochs < 2 ? epochs : 2) * ((sentences + 15) / 16))) # of the runs with a schedule
 hold=$(((updates + 7) / 8))
@@ -117,8 +119,8 @@ trajectories() {
     finish
     draw regression normgrowth/regression control="$out/control" pre_norm="$out/pre_norm" \
         control-small="$out/control-small"
-    draw growth_plane normgrowth/growth_plane --yscale symlog AdamW="$out/control" SGD="$out/pre_norm-sgd" \
-        "SGD, decay=$out/pre_norm-sgd-decay"
+    draw growth_plane normgrowth/growth_plane --yscale symlog --window "$((4 * every))" AdamW="$out/control" \
+        SGD="$out/pre_norm-sgd" "SGD, decay=$out/pre_norm-sgd-decay"
     finish
     draw curves scalars control="$out/control" control-mult="$out/control-mult" pre_norm="$out/pre_norm" \
         pre_norm-mult="$out/pre_norm-mult" --x epoch --scalars ppl accuracy sat collapse norm
