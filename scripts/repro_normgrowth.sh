@@ -180,7 +180,7 @@ main() {
     local check=(--check) missed
     [[ ${NO_CHECK:-0} != 1 ]] || check=()
     only_fresh "$@"
-    say "Norm growth: small models, all figures and phenomena; about 12 minutes on 2 cores."
+    say "Norm growth: small models, all figures and phenomena; about 8 minutes on 2 cores."
     open_folder outputs/normgrowth "$(printf '%q ' "$sentences" "$epochs" "$grid" "${common[@]}" "${runs[@]}")"
     text
     training
