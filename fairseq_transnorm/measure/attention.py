@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -171,16 +171,11 @@ def replaced_weights(model: nn.Module, weigh: Weigh) -> Iterator[None]:
         yield
 
 
-def hardmax_attention(model: nn.Module, tolerance: float = 0.0) -> AbstractContextManager[None]:
-    """Put the exact hardmax in place of every softmax of ``model`` for a while; ``si_norm``, which has none, stays.
-
-    Arguments and errors as of :func:`hardmax` and :func:`replaced_weights`.
-    """
-    return replaced_weights(model, hardmax_of(model, tolerance))
-
-
 def hardmax_of(model: nn.Module, tolerance: float = 0.0) -> Weigh:
-    """Return what gives the attentions of ``model`` the weights that they saturate to."""
+    """Return what gives the attentions of ``model`` the weights that they saturate to, for ``replaced_weights``.
+
+    That is the exact hardmax; ``si_norm``, which has no softmax, stays. Arguments and errors as of :func:`hardmax`.
+    """
     kinds = {name: kind for name, (kind, _) in softmax_attentions(model).items()}
 
     def weigh(name: str, competition: Competition) -> Tensor:

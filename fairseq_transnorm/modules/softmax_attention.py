@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -12,16 +10,6 @@ from torch import Tensor
 from .attention import Padding, SelfAttention, State
 
 Allowed = Bool[Tensor, "... keys"]  # broadcasts against B H T S: which keys (across) a query (down) may see
-
-
-def softmax_weights(
-    q: Float[Tensor, "B H T K"], k: Float[Tensor, "B H S K"], allowed: Allowed | None = None
-) -> Float[Tensor, "B H T S"]:
-    """Return ``softmax_s(q[t] . k[s] / sqrt(K))`` over the keys that are allowed; a row without any is 0.
-
-    Source: Vaswani et al. 2017, arXiv:1706.03762, eq. (1).
-    """
-    return masked_softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), allowed)
 
 
 def masked_softmax(scores: Float[Tensor, "*B T S"], allowed: Allowed | None) -> Float[Tensor, "*B T S"]:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq_transnorm.measure.attention import hardmax_attention, replaced_weights
+from fairseq_transnorm.measure.attention import hardmax_of, replaced_weights
 from fairseq_transnorm.measure.hardmax import hardmax
 from fairseq_transnorm.modules.growth_attention import GrowthAttention
 
@@ -121,7 +121,7 @@ def test_under_the_multiplicative_mask_zeros_compete(B, T, seed):
         expected = (later / later.sum(-1, keepdim=True).clamp_min(1)).expand(B, 2, T, T)
         assert torch.equal(found[0][..., :-1, :], expected[..., :-1, :])
         assert (found[0][..., -1, :].sum(-1) == 1).all(), "the last query has no future"
-        with hardmax_attention(module):
+        with replaced_weights(module, hardmax_of(module)):
             out = module(x)
         values = module.qkv(x)[..., 16:].unflatten(-1, (2, 4)).transpose(1, 2)
         torch.testing.assert_close(out, module.out((found[0] @ values).transpose(1, 2).flatten(2)), rtol=0, atol=1e-12)
@@ -132,6 +132,6 @@ def test_si_norm_has_no_softmax_to_replace(B, T, seed):
     module = attention("causal", seed, weight_map="si_norm")
     x = torch.randn(B, T, 8, dtype=torch.float64)
     with torch.no_grad():
-        with hardmax_attention(module):
+        with replaced_weights(module, hardmax_of(module)):
             saturated = module(x)
         torch.testing.assert_close(saturated, module(x), rtol=0, atol=1e-12)

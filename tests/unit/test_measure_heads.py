@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from fairseq_transnorm.measure import saturated_heads
-from fairseq_transnorm.measure.attention import hardmax_attention, replaced_weights, softmax_attentions
+from fairseq_transnorm.measure.attention import hardmax_of, replaced_weights, softmax_attentions
 from fairseq_transnorm.measure.batches import Batch, SentenceBatches
 from fairseq_transnorm.measure.checkpoints import Run
 from fairseq_transnorm.measure.efficiency import build_model
@@ -64,7 +64,7 @@ def test_the_networks_own_weights_in_its_place_change_nothing(name):
         expected = network(tokens).encodings[keep]
         with replaced_weights(model, lambda _name, competition: competition.weights()):
             found = network(tokens).encodings[keep]
-        with hardmax_attention(model):
+        with replaced_weights(model, hardmax_of(model)):
             saturated = network(tokens).encodings[keep]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     assert saturated.isfinite().all()
