@@ -1,0 +1,58 @@
+"""Parameters that are trained from some update on only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from torch import nn
+
+
+def parse_freezing(text: str | None) -> dict[str, int]:
+    """Return name -> number of the first update that trains it, from ``N1:name1,N2:name2``.
+
+    Raises:
+        ValueError: it cannot be read, or a name comes twice.
+    """
+    stages: dict[str, int] = {}
+    for part in filter(None, map(str.strip, (text or "").split(","))):
+        match = re.fullmatch(r"(\d+)\s*:\s*(\S+)", part)
+        if not match:
+            raise ValueError(f"--freeze-until {text}: {part!r} is not NUMBER:NAME; write e.g. 300:layers.0.wk.weight")
+        if match[2] in stages:
+            raise ValueError(f"--freeze-until {text}: {match[2]} comes twice")
+        stages[match[2]] = int(match[1])
+    return stages
+
+
+class StagedFreezing:
+    """Switches ``requires_grad`` of parameters that are frozen until an update.
+
+    A frozen one has no gradient, so that neither momentum nor weight decay touches it.
+
+    Args:
+        model: whose parameters they are.
+        text: the option, ``N1:name1,N2:name2``.
+
+    Raises:
+        ValueError: a name is unknown, or its parameter is never trained.
+    """
+
+    def __init__(self, model: nn.Module, text: str | None) -> None:
+        parameters = dict(model.named_parameters())
+        trained = [name for name, parameter in parameters.items() if parameter.requires_grad]
+        self.stages = []
+        for name, updates in parse_freezing(text).items():
+            if name not in trained:
+                what = "is never trained" if name in parameters else "is no parameter of the model"
+                raise ValueError(f"--freeze-until: {name!r} {what}; there are {_listed(trained)}")
+            self.stages.append((updates, parameters[name]))
+
+    def at(self, updates: int) -> None:
+        """Freeze and release for the update that follows ``updates`` others."""
+        for until, parameter in self.stages:
+            parameter.requires_grad_(updates >= until)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"

@@ -1,0 +1,109 @@
+"""What both induction-head models share: embedding, layers, output, and parameters that are frozen for a while."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from fairseq.models import BaseFairseqModel
+from torch import Tensor, nn
+
+from ...modules.induction import InductionLayer
+from ...modules.linear import linear
+from .freezing import StagedFreezing
+
+
+class InductionHeadModel(BaseFairseqModel):
+    """Embedding, ``InductionLayer``s and output; batch first, no padding, no dropout.
+
+    Args:
+        name: registered name of the model, for messages.
+        embed_tokens: token embedding, ``N D``.
+        layers: of ``InductionLayer``.
+        max_length: most tokens of a sequence, T.
+        output: gives the logits, without bias; None takes the token embedding.
+        output_scale: factor of the logits.
+        positions: constant vectors that are added to the embedding, ``T D``.
+        embed_positions: learned ones, in place of those.
+        norm: after the last layer.
+        freeze_until: see :class:`StagedFreezing`; what is never trained must be frozen already.
+    """
+
+    positions: Tensor | None
+
+    def __init__(
+        self,
+        name: str,
+        embed_tokens: nn.Embedding,
+        layers: nn.ModuleList,
+        max_length: int,
+        *,
+        output: nn.Linear | None,
+        output_scale: float = 1.0,
+        positions: Tensor | None = None,
+        embed_positions: nn.Embedding | None = None,
+        norm: nn.Module | None = None,
+        freeze_until: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.max_length, self.output_scale = name, max_length, output_scale
+        self.embed_tokens = embed_tokens
+        self.register_buffer("positions", positions)
+        self.embed_positions = embed_positions
+        self.layers = layers
+        self.norm = norm
+        self.output = output
+        self.freezing = StagedFreezing(self, freeze_until)
+
+    def max_positions(self) -> int:
+        """Most tokens of a sequence."""
+        return self.max_length
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Freeze and release parameters for the update that follows ``num_updates`` others."""
+        super().set_num_updates(num_updates)
+        self.freezing.at(num_updates)
+
+    def position_vectors(self) -> Tensor | None:
+        """Return what is added to the embeddings, ``T D``; None where positions are rotary."""
+        return self.positions if self.embed_positions is None else self.embed_positions.weight
+
+    def output_matrix(self) -> Tensor:
+        """Return the matrix ``N D`` that gives the logits, all factors included."""
+        weight = self.embed_tokens.weight if self.output is None else self.output.weight
+        return weight if self.output_scale == 1.0 else weight * self.output_scale
+
+    def forward(
+        self, src_tokens: Tensor, src_lengths: Tensor | None = None, return_attention: bool = False
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return logits ``B T N``, and under ``attn`` each layer's attention, ``B H T T``, where asked for.
+
+        Args:
+            src_tokens: ``B T``, all of one length.
+            src_lengths: not looked at: there is no padding.
+
+        Raises:
+            ValueError: the sequence is longer than the model was built for.
+        """
+        length = src_tokens.shape[1]
+        if length > self.max_length:
+            raise ValueError(
+                f"{self.name}: a sequence of {length} tokens is longer than the {self.max_length} of "
+                "--tokens-per-sample; give shorter ones"
+            )
+        x = self.embed_tokens(src_tokens)
+        if (vectors := self.position_vectors()) is not None:
+            x = x + vectors[:length]
+        maps = []
+        for layer in self.layers:
+            assert isinstance(layer, InductionLayer)
+            x, weights = layer(x, return_attention)
+            maps.append(weights)
+        if self.norm is not None:
+            x = self.norm(x)
+        return linear(x, self.output_matrix()), {"attn": maps if return_attention else None}
+
+    def get_normalized_probs(self, net_output: Any, log_probs: bool, sample: Any = None) -> Tensor:
+        """Return probabilities of the next token, or their logarithms, in float32."""
+        logits = net_output[0].float()
+        return F.log_softmax(logits, dim=-1) if log_probs else F.softmax(logits, dim=-1)
