@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..modules.layer import TransformerLayer
 from ..modules.linear import Linear, linear
-from ..modules.positions import number_positions, padding_of
+from ..modules.positions import find_padding, number_positions, padding_of
 from ..modules.recompute import through_layers
 
 
@@ -39,7 +39,7 @@ class LanguageModelDecoder(FairseqIncrementalDecoder):
     """Embedding, layers, final norm and output projection; batch first inside.
 
     Args:
-        dictionary: of inputs and outputs.
+        dictionary: of inputs and outputs; without padding where its ``pad()`` is None.
         name: registered name of the model, for messages.
         embed_tokens: token embedding, ``N D``.
         layers: of ``TransformerLayer`` with causal attention.
@@ -164,7 +164,7 @@ class LanguageModelDecoder(FairseqIncrementalDecoder):
                 "incremental_state pass all tokens so far, the new ones at the end"
             )
         # padding in a single later step is a finished row of a beam, whose output nobody reads
-        if (first == 0 or new.shape[1] > 1) and new.eq(self.padding_idx).any():
+        if (first == 0 or new.shape[1] > 1) and find_padding(new, self.padding_idx) is not None:
             raise ValueError(
                 f"{self.name}: rows read together with incremental_state must have equal length, no padding"
             )

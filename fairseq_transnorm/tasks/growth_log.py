@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Optional
 
+import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from ..measure.growth_log import FILE
 from ..measure.parameters import SCOPES
 from ..measure.scaling import SATURATED, sinusoidal_positions
 from ..models.options import flag
+from ..modules.positions import find_padding
 from .step_recorder import StepRecorder
 from .valid_saturation import ValidSaturation
 
@@ -135,7 +137,9 @@ class GrowthLogMixin:
 
     def real_tokens(self, sample: Dict[str, Any]) -> Tensor:
         """Return which tokens of a batch are no padding, ``B T`` Bool."""
-        return sample["net_input"]["src_tokens"] != self.source_dictionary.pad()  # type: ignore[attr-defined]
+        tokens = sample["net_input"]["src_tokens"]
+        padding = find_padding(tokens, self.source_dictionary.pad())  # type: ignore[attr-defined]
+        return torch.ones_like(tokens, dtype=torch.bool) if padding is None else ~padding
 
     def reduce_metrics(self, logging_outputs: Any, criterion: Any) -> None:
         """Log what the criterion does, and the saturation."""

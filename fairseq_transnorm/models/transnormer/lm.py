@@ -9,6 +9,7 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqLanguageModel, register_model
 from torch import nn
 
+from ...modules.initialisation import draw_normal
 from ...modules.linear import Linear
 from ...modules.norms import LayerNorm
 from ...modules.positions import LearnedPositions, SinusoidalPositions
@@ -51,8 +52,7 @@ def build_decoder(cfg: Any, dictionary: Dictionary) -> LanguageModelDecoder:
     if cfg.small_init_embedding:
         nn.init.normal_(embed_tokens.weight, std=1e-5)
     else:
-        nn.init.normal_(embed_tokens.weight, std=dim**-0.5)
-        nn.init.zeros_(embed_tokens.weight[padding_idx])
+        draw_normal(embed_tokens, std=dim**-0.5)
     embed_positions: nn.Module | None = None
     if cfg.abs_pos == "sinusoidal":
         embed_positions = SinusoidalPositions(dim, padding_idx)
