@@ -6,8 +6,9 @@
 #   text_folder "$@"          --help, or the folder of text that the first argument names -> data
 #   plan_workers "$@"         count the processes of all nodes -> world_size, worker_flags, worker_ranks
 #   plan_batch N B "$@"       flags that make N sequences per update -> batch_flags
-#   train_recipe SAVE_DIR N B DATA "$@"        plan, then train with the flags in `recipe`, or go on where a run stopped
-#   run SAVE_DIR fairseq-train DATA FLAGS...   train into SAVE_DIR
+#   train_recipe SAVE_DIR N B DATA "$@"        plan, then train with the flags in `recipe`, or go on where a run stopped;
+#                                              DATA is '' for a task that has no data folder
+#   run SAVE_DIR fairseq-train [DATA] FLAGS... train into SAVE_DIR
 #
 # "$@" are the user's flags for fairseq-train; they are put last and win.
 
@@ -274,8 +275,8 @@ run() {
     fi
 }
 
-# train_recipe SAVE_DIR SEQUENCES BATCH DATA FLAGS...: train on DATA with the flags in the array recipe and the user's
-# FLAGS, or go on from the checkpoint_last.pt of a run that was stopped. SAVE_DIR, SEQUENCES and BATCH (as in plan_batch)
+# train_recipe SAVE_DIR SEQUENCES BATCH DATA FLAGS...: train on DATA, where it is not empty, with the flags in the array
+# recipe and the user's FLAGS, or go on from the checkpoint_last.pt of a run that was stopped. SAVE_DIR, SEQUENCES and BATCH (as in plan_batch)
 # hold where the environment has none of SAVE_DIR, SEQUENCES and BATCH_SIZE.
 # shellcheck disable=SC2154  # recipe is of the script that sources this
 train_recipe() {
@@ -295,7 +296,7 @@ train_recipe() {
     if [[ $warmup$most =~ ^[0-9]+$ ]] && ((main_process && most > 0 && warmup >= most)); then
         echo "Warning: --warmup-updates $warmup of --max-update $most: the learning rate never reaches --lr." >&2
     fi
-    run "$save_dir" fairseq-train "$data" "${recipe[@]}" "${batch_flags[@]}" "${@:5}"
+    run "$save_dir" fairseq-train ${data:+"$data"} "${recipe[@]}" "${batch_flags[@]}" "${@:5}"
 }
 
 # fairseq's bfloat16 is that of TPUs, without which it ends in an AttributeError.
@@ -313,7 +314,7 @@ _check_progress() {
     local last=$1 progress updates epochs max_update max_epoch
     max_update=$(flag --max-update 0 "${@:3}")
     max_epoch=$(flag --max-epoch 0 "${@:3}")
-    progress=$(python -m fairseq_transnorm.measure.describe "$last" "$2" --only updates,epochs) ||
+    progress=$(python -m fairseq_transnorm.measure.describe "$last" ${2:+"$2"} --only updates,epochs) ||
         die "cannot go on from $last" "remove it to start from the beginning, or give another SAVE_DIR"
     { read -r updates && read -r epochs; } <<<"$progress"
     if ((max_update > 0 && updates >= max_update)); then
