@@ -10,11 +10,8 @@ to the highest.
 
 import argparse
 import math
-import statistics
 import sys
 from typing import Any
-
-from matplotlib.axes import Axes
 
 from fairseq_transnorm.measure.logs import curve_rows, read_log
 from fairseq_transnorm.plotting import (
@@ -24,6 +21,7 @@ from fairseq_transnorm.plotting import (
     legend,
     line_styles,
     log_axis,
+    mean_curve,
     panel_title,
     panels,
     run_analysis,
@@ -47,8 +45,11 @@ def draw(rows: list[dict[str, Any]], stem: str, options: argparse.Namespace) -> 
     with panels(stem, rows, ncols=2, size=(4.6, 3.5), seed=options.seed) as (left, right):
         for label in labels:
             mine = [row for row in rows if row["run"] == label]
-            plot(left, [row for row in mine if row["kind"] == "validation"], options.x, "ppl", label, styles[label])
-            plot(right, [row for row in mine if row["kind"] == "training"], options.x, "loss", label, styles[label])
+            validation, training = ([row for row in mine if row["kind"] == kind] for kind in ("validation", "training"))
+            mean_curve(left, validation, options.x, "ppl", label, styles[label])
+            # the training loss is noisy enough without markers
+            quiet = styles[label] | {"marker": None, "linewidth": 1.3}
+            mean_curve(right, training, options.x, "loss", label, quiet)
         panel_title(left, "validation")
         describe(left, x=AXES[options.x], y="perplexity" if split == "valid" else f"perplexity on {split}")
         log_axis(left, "y", plain=True)
@@ -57,26 +58,6 @@ def draw(rows: list[dict[str, Any]], stem: str, options: argparse.Namespace) -> 
         for ax in (left, right):
             count_axis(ax, "x")
         legend(left)
-
-
-def plot(ax: Axes, rows: list[dict[str, Any]], x: str, y: str, label: str, style: dict[str, Any]) -> None:
-    """Draw one variant: a line, or for several seeds their mean and a band from the lowest to the highest."""
-    sources = list(dict.fromkeys(row["source"] for row in rows))
-    by_update: dict[int, list[dict[str, Any]]] = {}
-    for row in rows:
-        if row[y] is not None and row[x] is not None:
-            by_update.setdefault(row["updates"], []).append(row)
-    # a mean over some of the seeds only would jump where one ends
-    points = [(u, group) for u, group in sorted(by_update.items()) if len(group) == len(sources)]
-    xs = [statistics.fmean(row[x] for row in group) for _, group in points]
-    name = label if len(sources) < 2 else f"{label} (mean and range, n={len(sources)})"
-    if len(sources) > 1:
-        low, high = ([pick(row[y] for row in group) for _, group in points] for pick in (min, max))
-        ax.fill_between(xs, low, high, color=style["color"], alpha=0.18, linewidth=0)
-    means = [statistics.fmean(row[y] for row in group) for _, group in points]
-    if y == "loss":  # the training loss is noisy enough without markers
-        style = {**style, "marker": None, "linewidth": 1.3}
-    ax.plot(xs, means, **style, label=name, markevery=max(1, len(xs) // 8))
 
 
 def summary(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:

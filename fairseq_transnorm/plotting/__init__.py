@@ -1,6 +1,7 @@
 """Drawings of tables of numbers; nothing here knows a model, torch or fairseq."""
 
 from .axes import count_axis, describe, legend, log_axis, panel_title, shared_legend
+from .bands import mean_curve
 from .command import add_sentence_options, analysis_parser, at_least, run_analysis
 from .figure import figure, panels
 from .labels import Labelled, check_distinct, check_runs, file_names, labelled
@@ -33,6 +34,7 @@ __all__ = [
     "line_styles",
     "load_table",
     "log_axis",
+    "mean_curve",
     "ordered_colours",
     "ordered_markers",
     "panel_title",

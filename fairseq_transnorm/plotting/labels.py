@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+_LOGS = {"norms.jsonl", "probes.jsonl"}  # what training writes, whatever the run
+
 
 class Labelled(NamedTuple):
     """A file or folder with the name that it has in figures."""
@@ -73,7 +75,7 @@ def _own_name(path: Path) -> str:
 
 def _is_generic(path: Path) -> bool:
     name = _own_name(path)
-    return name.startswith(("checkpoint", "train")) or name in {"log", "output"} or path.name == "norms.jsonl"
+    return name.startswith(("checkpoint", "train")) or name in {"log", "output"} or path.name in _LOGS
 
 
 def _home(path: Path) -> Path:

@@ -1,0 +1,39 @@
+"""Curves of several seeds of one variant: their mean, with a band from the lowest to the highest."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+
+
+def mean_curve(
+    ax: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str, label: str | None, style: Mapping[str, Any]
+) -> None:
+    """Draw one variant: a line, or for several seeds their mean and a band from the lowest to the highest.
+
+    Points without a value are left out, and those that some of the seeds lack: a mean over the others would jump.
+
+    Args:
+        ax: the axes.
+        rows: points with ``updates`` and ``source``, the seed that they are of.
+        x: column across.
+        y: column up.
+        label: name in the legend, to which the number of seeds is added; None for no entry.
+        style: keywords of ``plot``.
+    """
+    sources = {row["source"] for row in rows}
+    by_update: dict[int, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row[y] is not None and row[x] is not None:
+            by_update.setdefault(row["updates"], []).append(row)
+    points = [group for _, group in sorted(by_update.items()) if len(group) == len(sources)]
+    xs = [statistics.fmean(row[x] for row in group) for group in points]
+    if len(sources) > 1:
+        low, high = ([pick(row[y] for row in group) for group in points] for pick in (min, max))
+        ax.fill_between(xs, low, high, color=style["color"], alpha=0.18, linewidth=0)
+        label = f"{label} (mean and range, n={len(sources)})" if label else None
+    means = [statistics.fmean(row[y] for row in group) for group in points]
+    ax.plot(xs, means, **style, label=label, markevery=max(1, len(xs) // 8))
