@@ -79,7 +79,7 @@ class InductionHeadFullConfig(InductionHeadConfig):
     no_wo: bool = field(
         default=False, metadata={"help": "the identity in place of the output matrices of the attentions"}
     )
-    ffn_input: FFN_INPUT = field(  # type: ignore[valid-type]
+    ffn_input: FFN_INPUT = field(
         default="block",
         metadata={
             "help": "what the feed-forward of a pre-norm layer reads: block, the layer's input, as in the original; "
