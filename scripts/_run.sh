@@ -166,7 +166,9 @@ plan_batch() {
     shift 2
     batch=$(flag --batch-size "$(flag --max-sentences "${BATCH_SIZE-}" "$@")" "$@")
     tokens=$(flag --tokens-per-sample "$(flag --max-positions 512 "$@")" "$@")
-    [[ $(flag --sample-break-mode '' "$@") == none ]] || most='up to ' # else sequences end with a line
+    if [[ $(flag --sample-break-mode '' "$@") != none && $(flag --task '' "$@") != bigram_icl ]]; then
+        most='up to ' # sequences end with a line
+    fi
     room=$(flag --max-tokens "" "$@")
     freq=$(flag --update-freq "" "$@")
     check_number SEQUENCES "$sequences"

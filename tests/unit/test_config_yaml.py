@@ -26,7 +26,10 @@ SCRIPTS = {  # run -> script and architecture
     "vanilla_bert": ("train_vanilla_bert.sh", "vanilla_bert"),
     "normgrowth_control": ("train_normgrowth.sh control", "normgrowth_control"),
     "normgrowth_pre_norm": ("train_normgrowth.sh pre_norm", "normgrowth_pre_norm"),
+    "ihead_basic": ("train_birth.sh", "ihead_basic"),
+    "ihead_full": ("train_birth.sh", "ihead_full"),
 }
+CORPUS = {"ihead_basic", "ihead_full"}  # runs that take a text in place of a data folder
 # What a recipe sets to another value than the preset that it names.
 RECIPES = {"vanilla_bert": {"dslm_init": "normal"}}
 # Where things are, which is the user's to say, and what only one of the two ways knows.
@@ -34,6 +37,7 @@ PLACES = {
     "common.user_dir",
     "common.log_file",
     "task.data",
+    "task.corpus",
     "checkpoint.save_dir",
     "common.no_progress_bar",
     "model.arch",
@@ -43,7 +47,8 @@ PLACES = {
 def from_yaml(name: str, *overrides: str) -> dict:
     hydra_init(name)
     with initialize_config_dir(str(FILES[name].parent), version_base="1.1"):
-        cfg = compose(name, overrides=["task.data=DATA", "common.user_dir=DIR", *overrides])
+        data = "task.corpus=TEXT" if name in CORPUS else "task.data=DATA"
+        cfg = compose(name, overrides=[data, "common.user_dir=DIR", *overrides])
     add_defaults(cfg)
     return flat(cfg)
 
@@ -71,6 +76,7 @@ def scripted(data, name: str) -> dict:
     script, arch = SCRIPTS[name]
     env = {"DRY_RUN": 1, "ARCH": arch, "GPUS": 1, "NPROC": 1}
     script, *arguments = script.split()
+    data = ROOT / "README.md" if name in CORPUS else data  # any text
     printed = run_cli(f"scripts/{script}", *arguments, data, env=env).stdout
     return from_command(next(line for line in printed.splitlines() if line.startswith("fairseq-train")))
 
@@ -86,7 +92,8 @@ def test_the_run_is_that_of_the_script(name, tiny_lm_data):
 @pytest.mark.parametrize("name", FILES)
 def test_every_value_that_a_preset_changes_stands_in_the_file(name):
     yaml = OmegaConf.to_container(OmegaConf.load(FILES[name]))
-    preset = (PRESETS | MLM_PRESETS | DSLM_PRESETS | NORMGROWTH_PRESETS)[yaml["model"]["_name"]]
+    presets = PRESETS | MLM_PRESETS | DSLM_PRESETS | NORMGROWTH_PRESETS | dict.fromkeys(CORPUS, {})
+    preset = presets[yaml["model"]["_name"]]
     assert yaml["model"].items() >= (preset | RECIPES.get(name, {})).items()
 
 
