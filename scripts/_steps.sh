@@ -4,8 +4,9 @@
 #
 #   only_fresh "$@"                          --help, or read --fresh, the only argument there may be
 #   open_folder DEFAULT SETTINGS             environment, folder $out, lock; refuse a folder of other settings
-#   begin TEXT; start NAME COMMAND...; finish [PROGRESS]; end [TEXT]
+#   begin TEXT; start NAME COMMAND...; finish [PROGRESS [LEFT]]; end [TEXT]
 #   made FILE SOURCE... || start ...         only what is not there yet
+#   draw NAME ANALYSIS ARGS...               a figure of the trained models; noted NAME COMMAND..., report_missed
 
 [[ -z ${SOURCE:-} || $SOURCE == /* ]] || SOURCE=$PWD/$SOURCE
 
@@ -53,28 +54,29 @@ interrupted() {
     exit "$1"
 }
 
-# finish [PROGRESS]: wait for the steps that were started; every 20 seconds call PROGRESS.
+# finish [PROGRESS [LEFT]]: wait until no more than LEFT (0) of the steps that were started run; every 20 seconds call
+# PROGRESS.
 finish() {
-    local i status left=("${!pids[@]}") rest last=$SECONDS
-    while ((${#left[@]})); do
+    local i status most=${2:-0} still rest_of last=$SECONDS
+    while ((${#pids[@]} > most)); do
         sleep 0.5
-        rest=()
-        for i in "${left[@]}"; do
+        still=() rest_of=()
+        for i in "${!pids[@]}"; do
             if kill -0 "${pids[i]}" 2>/dev/null; then
-                rest+=("$i")
+                still+=("${pids[i]}")
+                rest_of+=("${names[i]}")
                 continue
             fi
             status=0
             wait "${pids[i]}" || status=$?
             ((status == 0)) || failed "${names[i]}" "$status"
         done
-        left=(${rest[@]+"${rest[@]}"})
+        pids=(${still[@]+"${still[@]}"}) names=(${rest_of[@]+"${rest_of[@]}"})
         if (($# && SECONDS - last >= 20)); then
             last=$SECONDS
             "$1"
         fi
     done
-    pids=() names=()
 }
 
 failed() {
@@ -109,6 +111,35 @@ training_progress() {
         fi
     done
     say "  $(clock $((SECONDS - step_started)))  $text"
+}
+
+# draw NAME ANALYSIS ARGS...: a figure, unless it is newer than all trainings ($out/trained). That it misses what is known
+# is noted.
+draw() {
+    local name=$1
+    # shellcheck disable=SC2154  # seed is of the script that sources this
+    made "$out/$name.json" "$out/trained" || start "$name" noted "$name" \
+        python "analysis/$2.py" --out "$out/$name" --seed "$seed" "${@:3}"
+}
+
+# noted NAME COMMAND...: take its status 3 for a success, and note it in $out/NAME.missed.
+# shellcheck disable=SC2329  # start calls it
+noted() {
+    local name=$1 status=0
+    shift
+    rm -f "$out/$name.missed"
+    "$@" || status=$?
+    ((status != 3)) || { date -u >"$out/$name.missed" && status=0; }
+    return "$status"
+}
+
+# report_missed: say where all is; status 3, with their names, if steps missed what is known.
+report_missed() {
+    local missed
+    say "All of it is in $out/."
+    missed=$(cd "$out" && ls -- *.missed 2>/dev/null) || return 0
+    say "Something differs from what is known; see logs/ of: ${missed//.missed/}" >&2
+    return 3
 }
 
 # only_fresh ARGS...: set fresh to 1 for --fresh, to 0 without arguments; print the help, or refuse anything else.

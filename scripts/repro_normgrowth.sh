@@ -60,23 +60,6 @@ train() {
         date -u >"$2/done"
 }
 
-# draw NAME ANALYSIS ARGS...: a figure, unless it is newer than all trainings. That it misses what is known is noted.
-draw() {
-    local name=$1
-    made "$out/$name.json" "$out/trained" || start "$name" noted "$name" \
-        python "analysis/$2.py" --out "$out/$name" --seed "$seed" "${@:3}"
-}
-
-# shellcheck disable=SC2329  # start calls it
-noted() {
-    local name=$1 status=0
-    shift
-    rm -f "$out/$name.missed"
-    "$@" || status=$?
-    ((status != 3)) || { date -u >"$out/$name.missed" && status=0; }
-    return "$status"
-}
-
 checkpoint() { if (($2)); then echo "$out/$1/checkpoint$2.pt"; else echo "$out/$1/checkpoint_init.pt"; fi; }
 last() { checkpoint "$1" "${epochs_of[$1]}"; }
 
@@ -99,7 +82,7 @@ training() {
         read -ra flags <<<"$flags"
         trainings=(${names[@]+"${names[@]}"} "$name")
         start "$name" train "$variant" "$out/$name" "${epochs_of[$name]}" ${flags[@]+"${flags[@]}"}
-        ((${#pids[@]} < 2)) || finish training_progress
+        finish training_progress 1
     done
     finish training_progress
     ((began == 0)) && [[ -s $out/trained ]] || date -u >"$out/trained"
@@ -177,7 +160,7 @@ grids() {
 
 main() {
     declare -gA epochs_of=()
-    local check=(--check) missed
+    local check=(--check)
     [[ ${NO_CHECK:-0} != 1 ]] || check=()
     only_fresh "$@"
     say "Norm growth: small models, all figures and phenomena; about 8 minutes on 2 cores."
@@ -194,10 +177,7 @@ main() {
         end
         cat "$out/logs/phenomena.log"
     fi
-    say "All of it is in $out/."
-    missed=$(cd "$out" && ls -- *.missed 2>/dev/null) || return 0
-    say "Something differs from what is known; see logs/ of: ${missed//.missed/}" >&2
-    return 3
+    report_missed
 }
 
 # In braces, for bash reads a script as it goes and this one may be changed while it runs.

@@ -62,7 +62,7 @@ main() {
             read -ra flags <<<"$flags"
             trainings=("${names[@]}" "${folder##*/}")
             start "${folder##*/}" train "$script" "$folder" "$seed" ${flags[@]+"${flags[@]}"}
-            ((${#pids[@]} < 2)) || finish training_progress # two at a time
+            finish training_progress 1 # two at a time
         done
         finish training_progress
         for variant in "${variants[@]}"; do date -u >"$(folder_of "${variant%%:*}" "$seed")/done"; done
