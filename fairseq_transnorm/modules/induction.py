@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .linear import Linear
+from .fused_attention import causal_attention
+from .linear import Linear, linear
 from .softmax_attention import masked_softmax
 
 FFN_INPUTS = ("block", "residual")
@@ -107,7 +108,10 @@ class InductionLayer(nn.Module):
         self.ffn_norm = nn.LayerNorm(dim) if norm and ffn is not None else nn.Identity()
 
     def forward(self, x: Float[Tensor, "B T D"], return_weights: bool = False) -> LayerOutput:
-        """Return the residual stream after the layer, and the weights of its attention where asked for."""
+        """Return the residual stream after the layer, and, if asked for, the weights of its attention.
+
+        With the weights it is computed as in the formula, ``attend_plainly``, without them by ``attend``.
+        """
         read = x if self.post_norm else self.attn_norm(x)
         weights = self.attention_weights(read) if return_weights else None
         attended = self.attend(read) if weights is None else self.attend_plainly(read, weights)
@@ -134,12 +138,28 @@ class InductionLayer(nn.Module):
         return mixed if self.wo is None else self.wo(mixed)
 
     def attend(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Return the output of the attention, by torch's fused kernels."""
-        q, k = self._queries_and_keys(x)
-        values = self._heads(x if self.wv is None else self.wv(x))
-        mixed = nn.functional.scaled_dot_product_attention(q, k, values, is_causal=True, scale=self.scale)
-        mixed = mixed.transpose(1, 2).flatten(2)
+        """Return the output of the attention by fused kernels.
+
+        Those of one head move ``W_O W_V``, one matrix, in front of the average.
+        """
+        if self.num_heads == 1 and self.wv is not None and self.wo is not None:
+            return self._average(x, linear(x, self.wo.weight @ self.wv.weight))
+        mixed = self._average(x, x if self.wv is None else self.wv(x))
         return mixed if self.wo is None else self.wo(mixed)
+
+    def read_out(self, x: Float[Tensor, "B T D"], matrix: Float[Tensor, "N D"]) -> Float[Tensor, "B T N"]:
+        """Return ``matrix hidden`` for the ``hidden`` of ``forward``: the logits, where the layer is the last.
+
+        With one head and nothing after the attention, ``matrix W_O W_V x_j`` is averaged, if N is less than D.
+        """
+        bare = self.ffn is None and self.num_heads == 1 and isinstance(self.attn_norm, nn.Identity)
+        if not bare or self.wv is None or self.wo is None or len(matrix) >= matrix.shape[1]:
+            return linear(self(x).hidden, matrix)
+        return linear(x, matrix) + self._average(x, linear(x, matrix @ self.wo.weight @ self.wv.weight))
+
+    def _average(self, x: Float[Tensor, "B T D"], values: Float[Tensor, "B T V"]) -> Float[Tensor, "B T V"]:
+        q, k = self._queries_and_keys(x)
+        return causal_attention(q, k, self._heads(values), self.scale).transpose(1, 2).flatten(2)
 
     def _queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         q, k = self._heads(x if self.wq is None else self.wq(x)), self._heads(self.wk(x))

@@ -34,7 +34,7 @@ def linear(x: Float[Tensor, "*rows I"], weight: Float[Tensor, "O I"], bias: Tens
         place = _Operands.apply(rows, weight, bias)
         out = _Product.apply(place, rows.detach(), weight.detach(), None if bias is None else bias.detach())
     else:
-        out = _product(rows, weight, bias)
+        out = matrix_product(rows, weight, bias)
     return out.view(*x.shape[:-1], len(weight))
 
 
@@ -45,24 +45,30 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
-def _takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Return whether ``linear`` computes this product itself; what does not fit is left to F.linear's clear errors."""
+def takes_products(*tensors: Tensor) -> bool:
+    """Return whether oneDNN can multiply these: float32 on a CPU, and neither a compiler nor autocast at work."""
     return (
         _ONEDNN is not None
         and not torch.compiler.is_compiling()  # the compiler chooses by itself
         and not torch.jit.is_tracing()
-        and x.device.type == weight.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and weight.dim() == 2
-        and x.shape[-1] == weight.shape[1]
-        and (bias is None or (bias.shape == weight.shape[:1] and bias.dtype == x.dtype and bias.device == x.device))
-        and x.numel() * len(weight) >= max(1, SMALLEST_PRODUCT)
+        and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
         and not torch.is_autocast_enabled("cpu")
     )
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return ``x weight^T + bias`` of two matrices."""
+def _takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Return whether ``linear`` computes this product itself; what does not fit is left to F.linear's clear errors."""
+    return (
+        takes_products(x, weight, *(() if bias is None else (bias,)))
+        and weight.dim() == 2
+        and x.shape[-1] == weight.shape[1]
+        and (bias is None or bias.shape == weight.shape[:1])
+        and x.numel() * len(weight) >= max(1, SMALLEST_PRODUCT)
+    )
+
+
+def matrix_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return ``x weight^T + bias`` of two matrices, not to be differentiated."""
     if not torch.backends.mkldnn.enabled:
         return F.linear(x, weight, bias)
     assert _ONEDNN is not None
@@ -89,8 +95,8 @@ class _Operands(torch.autograd.Function):
         grad = grad.contiguous()
         for_x, for_weight, for_bias = ctx.needs_input_grad
         return (
-            _product(grad, weight.t()) if for_x else None,
-            _product(grad.t(), x.t()) if for_weight else None,
+            matrix_product(grad, weight.t()) if for_x else None,
+            matrix_product(grad.t(), x.t()) if for_weight else None,
             grad.sum(0) if for_bias else None,
         )
 
@@ -98,7 +104,7 @@ class _Operands(torch.autograd.Function):
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, place: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return _product(x, weight, bias)
+        return matrix_product(x, weight, bias)
 
     @staticmethod
     @first_order

@@ -26,8 +26,8 @@ def products(monkeypatch):
         calls.append(tuple(operands[0].shape))
         return original(*operands)
 
-    original = module._product
-    monkeypatch.setattr(module, "_product", counted)
+    original = module.matrix_product
+    monkeypatch.setattr(module, "matrix_product", counted)
     monkeypatch.setattr(module, "SMALLEST_PRODUCT", 0)
     return calls
 

@@ -94,14 +94,24 @@ class InductionHeadModel(BaseFairseqModel):
         x = self.embed_tokens(src_tokens)
         if (vectors := self.position_vectors()) is not None:
             x = x + vectors[:length]
+        if return_attention:
+            return self._read_plainly(x)
+        for layer in self.layers[:-1]:
+            x = layer(x).hidden
+        last = self.layers[-1]
+        assert isinstance(last, InductionLayer)
+        if self.norm is None:
+            return last.read_out(x, self.output_matrix()), {"attn": None}
+        return linear(self.norm(last(x).hidden), self.output_matrix()), {"attn": None}
+
+    def _read_plainly(self, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
         maps = []
         for layer in self.layers:
-            assert isinstance(layer, InductionLayer)
-            x, weights = layer(x, return_attention)
+            x, weights = layer(x, return_weights=True)
             maps.append(weights)
         if self.norm is not None:
             x = self.norm(x)
-        return linear(x, self.output_matrix()), {"attn": maps if return_attention else None}
+        return linear(x, self.output_matrix()), {"attn": maps}
 
     def get_normalized_probs(self, net_output: Any, log_probs: bool, sample: Any = None) -> Tensor:
         """Return probabilities of the next token, or their logarithms, in float32."""
