@@ -1,0 +1,72 @@
+"""The attention of this package's own modules while a model runs: its weights, and where each query looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..modules.attention import LinearAttention, LocalAttention
+from ..modules.growth_attention import GrowthAttention
+from ..modules.induction import InductionLayer
+from ..modules.softmax_attention import SoftmaxAttention
+
+_PIECE = 2**25  # numbers of the weights that are held at once
+
+
+def own_attention_modules(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:
+    """Return name -> (kind, module) of every self-attention of this package.
+
+    The kind is ``softmax``, ``si_norm``, ``local``, ``linear``, or ``induction``: a whole :class:`InductionLayer`, as
+    its softmax is no module of its own.
+    """
+    found: dict[str, tuple[str, nn.Module]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LinearAttention):
+            found[name] = ("linear", module)
+        elif isinstance(module, LocalAttention):
+            found[name] = ("local", module)
+        elif isinstance(module, GrowthAttention):
+            found[name] = (module.weight_map, module)
+        elif isinstance(module, SoftmaxAttention):
+            found[name] = ("softmax", module)
+        elif isinstance(module, InductionLayer):
+            found[name] = ("induction", module)
+    return found
+
+
+def own_weights(module: Any, x: Float[Tensor, "B T D"], *args: Any, **kwargs: Any) -> Float[Tensor, "B H T S"]:
+    """Return the weights of one of these modules for the input that its ``forward`` gets."""
+    if isinstance(module, InductionLayer):
+        return module.attention_weights(x if module.post_norm else module.attn_norm(x))
+    return module.attention_weights(x, *args, **kwargs)
+
+
+@contextmanager
+def attended_positions(model: nn.Module) -> Iterator[list[Int[Tensor, "B H T"]]]:
+    """Yield a list; each self-attention that runs in the block appends the key with the largest weight of each query.
+
+    The first of equal ones counts; with signed weights, of linear attention, the largest is meant, not the farthest
+    from 0. The model runs as ever: what it returns and its gradients do not change in a bit. Weights of a part of the
+    sequences are held at a time.
+    """
+    found: list[Tensor] = []
+
+    @torch.no_grad()
+    def look(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x, *others = args
+        whole = any(isinstance(other, Tensor) for other in [*others, *kwargs.values()])
+        rows = len(x) if whole else max(1, _PIECE // (module.num_heads * x.shape[1] ** 2))
+        pieces = [own_weights(module, piece, *others, **kwargs).argmax(-1) for piece in x.split(rows)]
+        found.append(torch.cat(pieces))
+
+    with ExitStack() as stack:
+        for _, module in own_attention_modules(model).values():
+            if getattr(module, "axis", "time") == "batch":  # it has no weights between positions
+                continue
+            stack.callback(module.register_forward_pre_hook(look, with_kwargs=True).remove)
+        yield found
