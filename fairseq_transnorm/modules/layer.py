@@ -92,12 +92,6 @@ class TransformerLayer(nn.Module):
         x = self._add(self.attn_norm, x, change)
         return self._add(self.ffn_norm, x, self.ffn(self._before(self.ffn_norm, x))), state
 
-    def attention_weights(
-        self, x: Float[Tensor, "B T D"], key_padding_mask: Bool[Tensor, "B T"] | None = None
-    ) -> Float[Tensor, "B H T T"]:
-        """Return the dense weights of the attention's values where the layer's input is ``x``, for measures only."""
-        return self.attn.attention_weights(self._before(self.attn_norm, x), key_padding_mask)
-
     def _before(self, norm: nn.Module, x: Tensor) -> Tensor:
         return norm(x) if self.norm_placement == "pre" else x
 
