@@ -1,0 +1,167 @@
+"""fairseq task ``bigram_icl``: next tokens of bigram sequences in which triggers have outputs of their own."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, List, Optional
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.dataclass import ChoiceEnum
+from fairseq.tasks import FairseqTask, register_task
+from torch import Tensor
+
+from ..data.bigram_statistics import BigramStatistics, count_file, read_statistics
+from ..data.trigger_dataset import SPLITS, TriggerDataset
+from ..data.trigger_sequences import (
+    DISTRIBUTIONS,
+    PARTS,
+    ReferenceSampler,
+    TriggerSettings,
+    VectorisedSampler,
+    fixed_triggers,
+)
+from .growth_log import GrowthLogConfig, GrowthLogMixin
+from .kept_dictionary import KeptDictionary
+from .probe_log import ProbeLogMixin
+
+NAME = "bigram_icl"  # in messages
+SAMPLERS = {"vectorised": VectorisedSampler, "reference": ReferenceSampler}
+SAMPLER = ChoiceEnum(list(SAMPLERS))
+OUTPUT_DIST = ChoiceEnum(list(DISTRIBUTIONS))
+OUTPUT_SPLIT = ChoiceEnum(list(PARTS))
+VALID_OUTPUT_DIST = ChoiceEnum(["same", *DISTRIBUTIONS])
+VALID_OUTPUT_SPLIT = ChoiceEnum(["same", *PARTS])
+
+
+@dataclass
+class BigramICLConfig(GrowthLogConfig):
+    """Options of the task."""
+
+    corpus: Optional[str] = field(default=None, metadata={"help": "text whose characters are the symbols, UTF-8"})
+    bigram_stats: Optional[str] = field(
+        default=None, metadata={"help": "instead: its statistics, JSON of preprocessing/bigram_statistics.py"}
+    )
+    num_triggers: int = field(default=5, metadata={"help": "triggers K of a sequence"})
+    tokens_per_sample: int = field(default=256, metadata={"help": "tokens T of an input"})
+    show_latents: bool = field(default=False, metadata={"help": "begin each sequence with its triggers"})
+    fixed_triggers: bool = field(
+        default=False, metadata={"help": "the most frequent symbols are the triggers of all sequences"}
+    )
+    trigger_rank_offset: int = field(
+        default=0, metadata={"help": "most frequent symbols that are passed over for --fixed-triggers"}
+    )
+    no_output_counter: bool = field(
+        default=False, metadata={"help": "count every occurrence of a trigger as its first"}
+    )
+    no_repeat_output: bool = field(default=False, metadata={"help": "no trigger is its own output"})
+    output_dist: OUTPUT_DIST = field(  # type: ignore[valid-type]
+        default="uniform",
+        metadata={"help": "how outputs are drawn: uniform, or bigram: as what follows the trigger in the text"},
+    )
+    output_split: OUTPUT_SPLIT = field(  # type: ignore[valid-type]
+        default="all",
+        metadata={"help": "symbols that can be outputs: all, train (the first three quarters) or test (the others)"},
+    )
+    epoch_sequences: int = field(default=51200, metadata={"help": "sequences of an epoch"})
+    valid_sequences: int = field(default=512, metadata={"help": "sequences of valid, and as many of test"})
+    valid_output_dist: VALID_OUTPUT_DIST = field(  # type: ignore[valid-type]
+        default="same", metadata={"help": "--output-dist of valid and test; same: as in training"}
+    )
+    valid_output_split: VALID_OUTPUT_SPLIT = field(  # type: ignore[valid-type]
+        default="same", metadata={"help": "--output-split of valid and test; same: as in training"}
+    )
+    data_seed: int = field(default=42, metadata={"help": "seed of the sequences"})
+    sampler: SAMPLER = field(  # type: ignore[valid-type]
+        default="vectorised",
+        metadata={"help": "how sequences are made; both make the same: vectorised is fast, reference slow and plain"},
+    )
+
+
+class SymbolDictionary(Dictionary):
+    """A dictionary without special symbols: the numbers are those of the corpus."""
+
+    def __init__(self, statistics: BigramStatistics) -> None:
+        super().__init__(add_special_symbols=False)
+        self.nspecial = 0
+        self.bos_index = self.pad_index = self.eos_index = self.unk_index = None
+        for symbol, count in zip(statistics.vocab, statistics.unigram_counts.tolist(), strict=True):
+            self.add_symbol(symbol, count)
+
+
+@register_task("bigram_icl", dataclass=BigramICLConfig)
+class BigramICLTask(ProbeLogMixin, KeptDictionary, GrowthLogMixin, FairseqTask):
+    """Next tokens of sequences of :mod:`fairseq_transnorm.data.trigger_sequences`, which shows one.
+
+    Attributes:
+        statistics: of the corpus.
+        fixed_triggers: their numbers in their order; None where each sequence has its own.
+    """
+
+    def __init__(self, cfg: BigramICLConfig, statistics: BigramStatistics):
+        super().__init__(cfg)
+        self.statistics = statistics
+        self.dictionary = SymbolDictionary(statistics)
+        self.fixed_triggers: Optional[List[int]] = (
+            fixed_triggers(statistics, self.settings("train")) if cfg.fixed_triggers else None
+        )
+
+    @classmethod
+    def setup_task(cls, cfg: BigramICLConfig, **kwargs: Any) -> "BigramICLTask":
+        """Make the task with the statistics of the corpus."""
+        return cls(cfg, read_statistics(cfg.bigram_stats) if cfg.bigram_stats else count_file(cfg.corpus))
+
+    def settings(self, split: str) -> TriggerSettings:
+        """Return how the sequences of a split are made."""
+        cfg = self.cfg
+        output = [str(cfg.output_dist), str(cfg.output_split)]
+        if split != "train":
+            valid = str(cfg.valid_output_dist), str(cfg.valid_output_split)
+            output = [own if own != "same" else training for own, training in zip(valid, output, strict=True)]
+        return TriggerSettings(
+            num_triggers=cfg.num_triggers,
+            length=cfg.tokens_per_sample,
+            show_triggers=cfg.show_latents,
+            fixed=cfg.fixed_triggers,
+            rank_offset=cfg.trigger_rank_offset,
+            no_counter=cfg.no_output_counter,
+            no_repeat=cfg.no_repeat_output,
+            distribution=output[0],
+            part=output[1],
+        )
+
+    def load_dataset(self, split: str, combine: bool = False, **kwargs: Any) -> None:
+        """Make a split.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"{NAME}: no split {split!r}; there are {', '.join(SPLITS)}")
+        sampler = SAMPLERS[str(self.cfg.sampler)](self.statistics, self.settings(split))
+        count = self.cfg.epoch_sequences if split == "train" else self.cfg.valid_sequences
+        self.datasets[split] = TriggerDataset(sampler, split, count, self.cfg.data_seed)
+
+    def get_batch_iterator(self, dataset: TriggerDataset, *args: Any, **kwargs: Any) -> Any:
+        """Return fairseq's iterator, over a data set of its own.
+
+        Each iterator sets the epoch of its data set: validation on train must not change the one under way.
+        """
+        return super().get_batch_iterator(copy.copy(dataset), *args, **kwargs)
+
+    def real_tokens(self, sample: Any) -> Tensor:
+        """Return which tokens of a batch are no padding: all."""
+        return torch.ones_like(sample["net_input"]["src_tokens"], dtype=torch.bool)
+
+    @property
+    def source_dictionary(self) -> Dictionary:
+        """Symbols of the corpus, without special ones."""
+        return self.dictionary
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        """The same."""
+        return self.dictionary
+
+    def max_positions(self) -> int:
+        """Tokens of an input."""
+        return self.cfg.tokens_per_sample
