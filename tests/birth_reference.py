@@ -82,7 +82,7 @@ def full_logits(
     state: Weights, tokens: list[int], *, heads: int = 2, post: bool = False, ffn_input: str = "block"
 ) -> Tensor:
     """Logits ``T V`` of the usual transformer, of what its tensors are."""
-    positions = state.get("embed_positions.weight", state.get("positions"))
+    positions = state["embed_positions.weight" if "embed_positions.weight" in state else "positions"]
     residual = [state["embed_tokens.weight"][v] + positions[t] for t, v in enumerate(tokens)]
     for layer in range(1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))):
         prefix = f"layers.{layer}."
