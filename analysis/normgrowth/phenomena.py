@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_transnorm.measure.growth_criteria import Evidence, check
-from fairseq_transnorm.plotting import format_table, load_table, save_table
+from fairseq_transnorm.plotting import load_table, run_criteria
 
 TABLES = {
     "trajectory": ("run", "scope", "stack", "layer", "updates", "norm", "step_norm", "alignment", "direction_cosine"),
@@ -34,18 +34,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--length", type=int, default=31, help="positions of a sentence in heads.json (default: 31)")
     parser.add_argument("--out", type=Path, metavar="JSON", help="default: phenomena.json in the folder")
     options = parser.parse_args(argv)
-    try:
+
+    def compare() -> list[dict[str, Any]]:
         tables = {name: load(options.folder, name, columns) for name, columns in TABLES.items()}
-        rows = check(Evidence(**tables, length=options.length))
-    except (OSError, ValueError, LookupError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 1
-    save_table(options.out or options.folder / "phenomena.json", rows)
-    print(format_table(rows))
-    missed = sum(row["ok"] != "yes" for row in rows)
-    if missed:
-        print(f"{parser.prog}: {missed} of {len(rows)} criteria are missed", file=sys.stderr)
-    return 3 if missed else 0
+        return check(Evidence(**tables, length=options.length))
+
+    return run_criteria(parser.prog, compare, options.out or options.folder / "phenomena.json")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .criteria import Criterion, compare
 from .fits import SQUARED, fit_law
 from .saturated_heads import HARDMAX
 
@@ -71,17 +72,6 @@ class Evidence:
         return math.nan if fit is None or fit.r_squared is None else fit.r_squared
 
 
-class Criterion(NamedTuple):
-    """A number that the evidence gives, and where it has to lie; both ends are allowed."""
-
-    number: int
-    phenomenon: str
-    quantity: str
-    measure: Callable[[Evidence], float]
-    low: float
-    high: float = math.inf
-
-
 def _least_change(run: str) -> Callable[[Evidence], float]:
     """The least change of the norm between checkpoints, from the second on."""
 
@@ -137,7 +127,7 @@ def _future_heads(e: Evidence) -> float:
     return float((np.abs(e.heads("control-original") - predicted) <= FUTURE_MODE).sum())
 
 
-def _sqrt_fits(run: str, phenomenon: str) -> list[Criterion]:
+def _sqrt_fits(run: str, phenomenon: str) -> list[Criterion[Evidence]]:
     def lead(e: Evidence) -> float:
         return e.r_squared(run, "sqrt t") - e.r_squared(run, "t")
 
@@ -147,7 +137,7 @@ def _sqrt_fits(run: str, phenomenon: str) -> list[Criterion]:
     ]
 
 
-CRITERIA = (
+CRITERIA: tuple[Criterion[Evidence], ...] = (
     Criterion(2, "the norm of the layers grows", "control, least change", _least_change("control"), 0.0),
     Criterion(2, "", "control, growth in 3 epochs", lambda e: e.growth("control", 3), 1.08),
     Criterion(2, "", "pre_norm, growth in 5 epochs", lambda e: e.growth("pre_norm", 5), 1.03),
@@ -187,23 +177,9 @@ CRITERIA = (
 
 
 def check(evidence: Evidence) -> list[dict[str, Any]]:
-    """Compare the evidence with ``CRITERIA``; a line a demand, with ``ok`` yes or no.
+    """Compare the evidence with ``CRITERIA``; a line a demand, as of :func:`compare`.
 
     Raises:
         LookupError: a run is missing in a table.
     """
-    lines = []
-    for criterion in CRITERIA:
-        value = criterion.measure(evidence)
-        lines.append(
-            {
-                "number": criterion.number,
-                "phenomenon": criterion.phenomenon,
-                "quantity": criterion.quantity,
-                "measured": value,
-                "least": criterion.low,
-                "most": criterion.high,
-                "ok": "yes" if criterion.low <= value <= criterion.high else "NO",
-            }
-        )
-    return lines
+    return compare(CRITERIA, evidence)

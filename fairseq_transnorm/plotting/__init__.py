@@ -1,8 +1,8 @@
 """Drawings of tables of numbers; nothing here knows a model, torch or fairseq."""
 
 from .axes import count_axis, describe, legend, log_axis, panel_title, shared_legend
-from .bands import mean_curve
-from .command import add_sentence_options, analysis_parser, at_least, run_analysis
+from .bands import mean_curve, with_seeds
+from .command import add_sentence_options, analysis_parser, at_least, run_analysis, run_criteria
 from .figure import figure, panels
 from .labels import Labelled, check_distinct, check_runs, file_names, labelled
 from .scores import Rows, run_score_table, score_parser
@@ -40,10 +40,12 @@ __all__ = [
     "panel_title",
     "panels",
     "run_analysis",
+    "run_criteria",
     "run_score_table",
     "same_origin",
     "save_csv",
     "save_table",
     "score_parser",
     "shared_legend",
+    "with_seeds",
 ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from .labels import labelled
-from .tables import format_table, load_table
+from .tables import format_table, load_table, save_table
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -113,3 +114,24 @@ def run_analysis(
     if failure is not None:
         print(f"{parser.prog}: {failure}", file=sys.stderr)
     return 0 if failure is None else 3
+
+
+def run_criteria(prog: str, check: Callable[[], list[dict[str, Any]]], out: Path) -> int:
+    """Check, print and keep a table of criteria; return the exit status, 3 where one is missed, 1 for an error.
+
+    Args:
+        prog: name of the command, for messages.
+        check: what gives the lines, each with ``ok`` yes or no.
+        out: the table to write.
+    """
+    try:
+        rows = check()
+    except (OSError, ValueError, LookupError) as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return 1
+    save_table(out, rows)
+    print(format_table(rows))
+    missed = sum(row["ok"] != "yes" for row in rows)
+    if missed:
+        print(f"{prog}: {missed} of {len(rows)} criteria are missed", file=sys.stderr)
+    return 3 if missed else 0
