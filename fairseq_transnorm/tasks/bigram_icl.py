@@ -4,11 +4,9 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any, List, Optional
 
-import torch
 from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import FairseqTask, register_task
-from torch import Tensor
 
 from ..data.bigram_statistics import BigramStatistics, count_file, read_statistics
 from ..data.trigger_dataset import SPLITS, TriggerDataset
@@ -43,6 +41,9 @@ class BigramICLConfig(GrowthLogConfig):
     )
     num_triggers: int = field(default=5, metadata={"help": "triggers K of a sequence"})
     tokens_per_sample: int = field(default=256, metadata={"help": "tokens T of an input"})
+    max_target_positions: Optional[int] = field(
+        default=None, metadata={"help": "positions of a language model; default: --tokens-per-sample"}
+    )
     show_latents: bool = field(default=False, metadata={"help": "begin each sequence with its triggers"})
     fixed_triggers: bool = field(
         default=False, metadata={"help": "the most frequent symbols are the triggers of all sequences"}
@@ -147,10 +148,6 @@ class BigramICLTask(ProbeLogMixin, KeptDictionary, GrowthLogMixin, FairseqTask):
         Each iterator sets the epoch of its data set: validation on train must not change the one under way.
         """
         return super().get_batch_iterator(copy.copy(dataset), *args, **kwargs)
-
-    def real_tokens(self, sample: Any) -> Tensor:
-        """Return which tokens of a batch are no padding: all."""
-        return torch.ones_like(sample["net_input"]["src_tokens"], dtype=torch.bool)
 
     @property
     def source_dictionary(self) -> Dictionary:
