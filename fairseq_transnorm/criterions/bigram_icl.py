@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,10 @@ class BigramICLCriterion(FairseqCriterion):
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, Any, dict[str, Any]]:
         """Return the sum of the losses in nats, the number of positions in it, and sums for the log."""
         batch = Triggered(sample["net_input"]["src_tokens"], sample["target"], sample["counters"])
-        with attended_positions(model) if self.probing else nullcontext([]) as attended:
+        looking: AbstractContextManager[Sequence[Tensor]] = (
+            attended_positions(model) if self.probing else nullcontext(())
+        )
+        with looking as attended:
             logits = model(**sample["net_input"])[0]
         nats = F.cross_entropy(logits.float().flatten(0, 1), batch.y.flatten(), reduction="none").view_as(batch.y)
         predicted = logits.detach().argmax(-1)
@@ -85,7 +88,7 @@ class BigramICLCriterion(FairseqCriterion):
         )
         # of no position the sum is 0, and so is the gradient
         loss = nats[counted].sum() if self.cfg.loss_head_only else nats.sum()
-        size = sums["loss"].count if self.cfg.loss_head_only else nats.numel()
+        size = sums["loss"].positions if self.cfg.loss_head_only else nats.numel()
         log = {
             "loss": loss.detach(),
             "ntokens": sample["ntokens"],
@@ -111,7 +114,7 @@ class BigramICLCriterion(FairseqCriterion):
 
 def summed(logging_outputs: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
     """Return name -> total and count of everything measured, over batches and processes; losses in nats."""
-    found = {}
+    found: dict[str, tuple[float, float]] = {}
     for names, key in ((PREDICTION, "prediction_sums"), (ATTENTION, "attention_sums")):
         if tables := [log[key] for log in logging_outputs if key in log]:
             found |= dict(zip(names, map(tuple, sum(tables).tolist()), strict=True))

@@ -55,7 +55,7 @@ class Sum(NamedTuple):
     """A sum over positions and the number of these; both are scalars."""
 
     total: Tensor
-    count: Tensor
+    positions: Tensor
 
 
 class Triggered(NamedTuple):

@@ -9,88 +9,47 @@ any update, has the norms only.
 
 from __future__ import annotations
 
-import json
-import logging
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from ..whole_file import set_aside, whole_file
+from .json_lines import Lines, LinesFile, Record, read_file, read_lines
 
 FILE = "norms.jsonl"
-Record = dict[str, Any]
-logger = logging.getLogger(__name__)
 
 
-class Records(NamedTuple):
-    """What a file holds.
-
-    Attributes:
-        records: the whole records.
-        cut_line: number of a last line that is cut off, as by a kill; 0 where there is none.
-    """
-
-    records: list[Record]
-    cut_line: int
-
-
-def read_records(path: Path) -> Records:
+def read_records(path: Path) -> Lines:
     """Read a file.
 
     Raises:
         ValueError: a line is no record, or updates do not rise.
     """
-    records: list[Record] = []
-    *lines, rest = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            updates, _ = int(record["updates"]), float(record["norm"])
-        except (ValueError, TypeError, KeyError):
+
+    def check(record: Record) -> None:
+        int(record["updates"]), float(record["norm"])
+
+    lines = read_lines(path, check, "record of a norm")
+    updates = [record["updates"] for record in lines.records]
+    for number, (before, after) in enumerate(pairwise(updates), 2):
+        if after <= before:
             raise ValueError(
-                f"{path}: line {number} is no record of a norm: {line[:60]!r}; move the file away"
-            ) from None
-        if records and updates <= records[-1]["updates"]:
-            raise ValueError(
-                f"{path}: line {number} has update {updates} after update {records[-1]['updates']}; did two runs write "
-                "into it? Give each its own --save-dir"
+                f"{path}: line {number} has update {after} after update {before}; did two runs write into it? Give "
+                "each its own --save-dir"
             )
-        records.append(record)
-    return Records(records, len(lines) + 1 if rest else 0)
+    return lines
 
 
 def read_growth(path: str | Path) -> list[Record]:
-    """Return the records of a run; a last line that is cut off is left out, with a warning.
-
-    Args:
-        path: the file, or the save folder it is in.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: see :func:`read_records`; or there is no record in it.
-    """
-    path = Path(path)
-    file = path / FILE if path.is_dir() else path
-    if not file.is_file():
-        beside = sorted(p.name for p in file.parent.glob("*"))[:12] if file.parent.is_dir() else []
-        raise FileNotFoundError(
-            f"no {file}; in {file.parent}/ there are {beside or 'no files'}; train with --norm-log-interval 1 and a "
-            "task that logs norms, such as normgrowth_lm"
-        )
-    records, cut_line = read_records(file)
-    if cut_line:
-        logger.warning("%s: line %s is cut off, as by a kill in the midst of writing; it is left out", file, cut_line)
-    if not records:
-        raise ValueError(f"{file} holds no record")
-    return records
+    """Return the records of a run; arguments and errors as of :func:`read_file`, and errors of :func:`read_records`."""
+    advice = "train with --norm-log-interval 1 and a task that logs norms, such as normgrowth_lm"
+    return read_file(path, FILE, read_records, advice)
 
 
 class GrowthLog:
-    """The file of a run that trains: what was written after the checkpoint it goes on from is cut off first.
+    """The file of a run that trains: see :class:`LinesFile`.
 
     Args:
         path: the file; made when missing.
-        updates: those of the checkpoint; 0 for a new run: a file that is there is of an older one, whole or damaged,
-            and becomes ``norms.jsonl.old``.
+        updates: those of the checkpoint the run goes on from; 0 for a new run.
         scope: of the parameters, which must be that of the records to be kept.
 
     Raises:
@@ -98,37 +57,23 @@ class GrowthLog:
     """
 
     def __init__(self, path: Path, updates: int, scope: str) -> None:
-        self.path = path
-        if not updates:
-            set_aside(path)
-        records, cut_line = read_records(path) if path.is_file() else Records([], 0)
-        kept = [record for record in records if record["updates"] <= updates]
-        if other := next((record for record in kept if record.get("scope") != scope), None):
-            raise ValueError(
-                f"{path}: its records are of the scope {other.get('scope')!r}, the run goes on with --norm-scope "
-                f"{scope}; keep the scope, or move the file away"
-            )
-        self.last: int | None = kept[-1]["updates"] if kept else None
-        if cut_line or len(kept) < len(records):
-            with whole_file(path) as unfinished:
-                unfinished.write_text("".join(map(_line, kept)), encoding="utf-8")
+        def keep(record: Record) -> bool:
+            if record["updates"] > updates:
+                return False
+            if record.get("scope") != scope:
+                raise ValueError(
+                    f"{path}: its records are of the scope {record.get('scope')!r}, the run goes on with --norm-scope "
+                    f"{scope}; keep the scope, or move the file away"
+                )
+            return True
+
+        self.file = LinesFile(path, updates, read_records, keep)
+
+    @property
+    def last(self) -> int | None:
+        """Updates of the last record; None where there is none."""
+        return None if self.file.last is None else self.file.last["updates"]
 
     def write(self, record: Record) -> None:
-        """Append a record.
-
-        Raises:
-            OSError: the file cannot be written, as on a full disk.
-        """
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(_line(record))
-        except OSError as error:
-            raise OSError(
-                f"{self.path}: the record of update {record['updates']} cannot be written: {error.strerror}; mend that "
-                "and start the same command again: it goes on from the last checkpoint"
-            ) from error
-        self.last = record["updates"]
-
-
-def _line(record: Record) -> str:
-    return json.dumps(record) + "\n"
+        """Append a record; errors as of :meth:`LinesFile.write`."""
+        self.file.write(record, f"update {record['updates']}")
