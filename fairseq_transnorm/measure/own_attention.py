@@ -7,12 +7,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..modules.attention import LinearAttention, LocalAttention
 from ..modules.growth_attention import GrowthAttention
 from ..modules.induction import InductionLayer
+from ..modules.local_attention import allowed_in_blocks
 from ..modules.softmax_attention import SoftmaxAttention
 
 _PIECE = 2**25  # numbers of the weights that are held at once
@@ -46,13 +47,25 @@ def own_weights(module: Any, x: Float[Tensor, "B T D"], *args: Any, **kwargs: An
     return module.attention_weights(x, *args, **kwargs)
 
 
+def unseen(module: Any, length: int, device: torch.device) -> Bool[Tensor, "T T"] | None:
+    """Return which keys (across) a query (down) does not see although their weight of 0 may be the largest of all.
+
+    There are such keys where weights can be negative, in linear attention and in blocks without a softmax; else None.
+    """
+    if isinstance(module, LocalAttention):
+        return ~allowed_in_blocks(length, module.block_size, module.causal, None, device)
+    if isinstance(module, LinearAttention) and module.causal:
+        return torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
+    return None
+
+
 @contextmanager
 def attended_positions(model: nn.Module) -> Iterator[list[Int[Tensor, "B H T"]]]:
     """Yield a list; each self-attention that runs in the block appends the key with the largest weight of each query.
 
-    The first of equal ones counts; with signed weights, of linear attention, the largest is meant, not the farthest
-    from 0. The model runs as ever: what it returns and its gradients do not change in a bit. Weights of a part of the
-    sequences are held at a time.
+    The first of equal ones counts; later keys of a causal attention never do. With signed weights, of linear attention,
+    the largest is meant, not the farthest from 0. The model runs as ever: what it returns and its gradients do not
+    change in a bit. Weights of a part of the sequences are held at a time.
     """
     found: list[Tensor] = []
 
@@ -61,7 +74,10 @@ def attended_positions(model: nn.Module) -> Iterator[list[Int[Tensor, "B H T"]]]
         x, *others = args
         whole = any(isinstance(other, Tensor) for other in [*others, *kwargs.values()])
         rows = len(x) if whole else max(1, _PIECE // (module.num_heads * x.shape[1] ** 2))
-        pieces = [own_weights(module, piece, *others, **kwargs).argmax(-1) for piece in x.split(rows)]
+        hidden, pieces = unseen(module, x.shape[1], x.device), []
+        for piece in x.split(rows):
+            weights = own_weights(module, piece, *others, **kwargs)
+            pieces.append((weights if hidden is None else weights.masked_fill(hidden, float("-inf"))).argmax(-1))
         found.append(torch.cat(pieces))
 
     with ExitStack() as stack:
