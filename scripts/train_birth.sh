@@ -17,6 +17,7 @@
 #
 #   ARCH=ihead_basic   or ihead_full: a standard transformer of two layers, width 64 and one head, 1,000 updates of 32
 #                      sequences of 128 tokens with AdamW
+#   TRIGGERS=fixed     the most frequent symbols, or random: each sequence has its own
 #   LOSS=head          tokens that it learns from: outputs from their second occurrence on; or all (ihead_full: all)
 #   SAVE_DIR=checkpoints/birth  where all of it goes, with train.log (JSON) and command.log
 #   SEQUENCES=512      sequences per update, whatever the number of processes (ihead_full: 32)
@@ -32,7 +33,7 @@ case ${1-} in
     -* | '') ;;
     *) corpus=$1 && shift ;;
 esac
-[[ -z $corpus || -s $corpus ]] || die "no text or statistics $corpus, or it is empty" \
+[[ -z $corpus || -s $corpus || ${DRY_RUN:-0} == 1 ]] || die "no text or statistics $corpus, or it is empty" \
     "usage: $0 [CORPUS_OR_STATS] [fairseq-train flags]"
 arch=$(flag --arch "${ARCH:-ihead_basic}" "$@")
 case $arch in
@@ -53,7 +54,12 @@ case $loss in
     all) ;;
     *) die "LOSS is '$loss'; it can be: head all" ;;
 esac
-recipe+=(--task bigram_icl --num-triggers 5 --fixed-triggers --lr-scheduler fixed --max-update 1000 --seed 1
+case ${TRIGGERS:-fixed} in
+    fixed) recipe+=(--fixed-triggers) ;;
+    random) ;;
+    *) die "TRIGGERS is '$TRIGGERS'; it can be: fixed random" ;;
+esac
+recipe+=(--task bigram_icl --num-triggers 5 --lr-scheduler fixed --max-update 1000 --seed 1
     --criterion bigram_icl --log-probes --probe-interval 5
     --best-checkpoint-metric acc_end --maximize-best-checkpoint-metric)
 

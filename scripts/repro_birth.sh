@@ -1,0 +1,175 @@
+#!/usr/bin/env bash
+# How induction heads and memories grow, at a size for two cores: the runs and figures of the paper, and the phenomena.
+#
+#   bash scripts/repro_birth.sh [--fresh]
+#
+# Makes .venv first where it is missing. Trains small models on bigram sequences with triggers: the simplified model, also
+# with matrices that are frozen at first, with random triggers, with outputs drawn in two ways and with a feed-forward
+# map; the original's example with an eighth of its batch; standard transformers of two layers and of one. Draws their
+# curves, attention maps and memories and compares all of it with what is known: status 3 if something differs.
+# Everything goes to outputs/birth/; phenomena.json and the figures are what to read. Called again, it keeps what is
+# finished and goes on with the rest.
+#
+#   --fresh             remove outputs/birth/ first
+#   OUT=outputs/birth   another folder
+#   CORPUS=FILE         any text, or the .json of preprocessing/bigram_statistics.py; default: four of Shakespeare's plays
+#   SEED=0              of weights and sequences, the first of several
+#   SEEDS=3             of the runs that vary much; two of those of two layers and one
+#   MAX_UPDATE=1001     of the longest runs; the others have 601, but never more
+#   JOBS=2              trainings side by side, a core each
+#   DRY_RUN=1           only print the commands of the trainings
+#   NO_CHECK=1          only draw, for other settings than these
+#   NO_VENV=1           use the environment that is active instead of .venv
+set -euo pipefail
+[[ -z ${CORPUS:-} || $CORPUS == /* ]] || CORPUS=$PWD/$CORPUS
+source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/_run.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/_steps.sh"
+
+seed=${SEED:-0} seeds=${SEEDS:-3} longest=${MAX_UPDATE:-1001} jobs=${JOBS:-2}
+common=(--cpu --no-progress-bar --log-interval 20 --probe-interval 20 --valid-sequences 128 --save-interval-updates 100
+    --keep-interval-updates -1)
+quick="--ihead-dim 128 --tokens-per-sample 128 --lr 0.2"
+k1=200:layers.0.wk.weight k2=200:layers.1.wk.weight o2=200:layers.1.wo.weight
+# run: name, seeds, sequences of an update, updates, settings of scripts/train_birth.sh, flags of its own
+runs=(
+    "example:1:64:1001::--ihead-dim 128" # the longest first
+    "full:2:32:1001:ARCH=ihead_full:"
+    "one_layer:2:32:1001:ARCH=ihead_full:--ihead-layers 1"
+    "full_random:1:32:1001:ARCH=ihead_full TRIGGERS=random:"
+    "basic:$seeds:32:601::$quick"
+    "keys:$seeds:32:601::$quick --freeze-until $k1,$k2"
+    "wo2:$seeds:32:601::$quick --freeze-until $o2"
+    "wk1:1:32:601::$quick --freeze-until $k1"
+    "wk2:1:32:601::$quick --freeze-until $k2"
+    "random:1:32:601:TRIGGERS=random:$quick"
+    "ffn:1:32:601:LOSS=all:$quick --final-ffn"
+    "ffn_random:1:32:601:LOSS=all TRIGGERS=random:$quick --final-ffn"
+    "uniform_on_bigram:1:32:601:LOSS=all:$quick --final-ffn --valid-output-dist bigram"
+    "bigram_on_bigram:1:32:601:LOSS=all:$quick --final-ffn --output-dist bigram"
+    "bigram_on_uniform:1:32:601:LOSS=all:$quick --final-ffn --output-dist bigram --valid-output-dist uniform"
+)
+
+# train FOLDER SEQUENCES UPDATES NUMBER SETTINGS FLAGS: and leave a mark when it is done.
+# shellcheck disable=SC2329  # start calls it
+train() {
+    local settings flags number=$((seed + $4 - 1))
+    read -ra settings <<<"$5"
+    read -ra flags <<<"$6"
+    env SAVE_DIR="$1" SEQUENCES="$2" ${settings[@]+"${settings[@]}"} \
+        bash scripts/train_birth.sh "$corpus" "${common[@]}" --max-update "$3" --seed $((number + 1)) \
+        --data-seed $((number + 42)) ${flags[@]+"${flags[@]}"}
+    [[ ${DRY_RUN:-0} == 1 ]] || date -u >"$1/done"
+}
+
+# each_run COMMAND: call COMMAND NAME FOLDER SEQUENCES UPDATES NUMBER SETTINGS FLAGS for all runs and seeds.
+each_run() {
+    local run name count sequences updates settings flags number
+    for run in "${runs[@]}"; do
+        IFS=: read -r name count sequences updates settings flags <<<"$run"
+        for ((number = 1; number <= (count < seeds ? count : seeds); number++)); do
+            "$1" "$name-$number" "$out/$name-$number" "$sequences" "$((updates < longest ? updates : longest))" \
+                "$number" "$settings" "$flags"
+        done
+    done
+}
+
+text() {
+    begin "[1/4] statistics of the text"
+    if [[ ${CORPUS:-} != *.json ]]; then
+        made "$corpus" ${CORPUS:+"$CORPUS"} || start statistics python preprocessing/bigram_statistics.py \
+            "${CORPUS:---plays}" --out "$corpus"
+    fi
+    finish
+    end
+}
+
+# shellcheck disable=SC2329  # each_run calls it
+train_next() {
+    ! made "$2/done" "$corpus" || return 0
+    began=1
+    trainings=(${names[@]+"${names[@]}"} "$1")
+    start "$1" train "${@:2}"
+    finish training_progress $((jobs - 1))
+}
+
+training() {
+    local began=0
+    begin "[2/4] training, $jobs at a time"
+    each_run train_next
+    finish training_progress
+    ((began == 0)) && [[ -s $out/trained ]] || date -u >"$out/trained"
+    end
+}
+
+# shellcheck disable=SC2329  # each_run calls it
+print_run() { train "${@:2}"; }
+
+# of NAME LABEL...: set of to LABEL=FOLDER of all seeds of runs, given as pairs
+of() {
+    local folder
+    of=()
+    while (($#)); do
+        for folder in "$out/$1"-[0-9]*; do of+=("$2=$folder"); done
+        shift 2
+    done
+}
+
+figures() {
+    local plot=birth/curves
+    begin '[3/4] figures'
+    of basic "all trained" keys "keys frozen" wk1 "\$W_K^1\$ frozen" \
+        wk2 "\$W_K^2\$ frozen" wo2 "\$W_O^2\$ frozen"
+    draw freezing $plot --plot accuracy recall "${of[@]}"
+    of ffn fixed ffn_random random
+    draw triggers $plot --plot losses "${of[@]}"
+    finish
+    of ffn "uniform, on uniform" uniform_on_bigram "uniform, on bigram" bigram_on_bigram "bigram, on bigram" \
+        bigram_on_uniform "bigram, on uniform"
+    draw outputs $plot --plot accuracy "${of[@]}"
+    of ffn "fixed triggers" ffn_random "random triggers"
+    draw feed_forward $plot --plot accuracy recall feed_forward "${of[@]}"
+    finish
+    of full "two layers" one_layer "one layer" full_random "two layers, random triggers"
+    draw layers $plot --plot losses "${of[@]}"
+    draw layers_accuracy $plot --plot accuracy "${of[@]}"
+    finish
+    of example "the example, an eighth" basic "quick" random "random triggers" full "standard transformer"
+    draw probes $plot --plot accuracy recall attention "${of[@]}"
+    finish
+    end
+}
+
+main() {
+    local corpus setting
+    only_fresh "$@"
+    for setting in SEEDS MAX_UPDATE JOBS; do check_number "$setting" "${!setting:-1}"; done
+    [[ -z ${CORPUS:-} || -s $CORPUS ]] || die "CORPUS: no text or statistics $CORPUS, or it is empty"
+    if [[ ${DRY_RUN:-0} == 1 ]]; then
+        cd "$ROOT"
+        out=${OUT:-outputs/birth} corpus=${CORPUS:-$out/bigrams.json}
+        each_run print_run
+        return
+    fi
+    say "Birth of a transformer: small models, all figures and phenomena; about 20 minutes on 2 cores."
+    open_folder outputs/birth "$(printf '%q ' "$seed" "$seeds" "$longest" "${CORPUS:-plays}" "${common[@]}" "${runs[@]}")"
+    corpus=$out/bigrams.json
+    [[ ${CORPUS:-} != *.json ]] || corpus=$CORPUS
+    text
+    training
+    figures
+    if [[ ${NO_CHECK:-0} != 1 ]]; then
+        begin '[4/4] phenomena'
+        start phenomena noted phenomena python analysis/birth/phenomena.py "$out"
+        finish
+        end
+        cat "$out/logs/phenomena.log"
+    fi
+    report_missed
+}
+
+# In braces, for bash reads a script as it goes and this one may be changed while it runs.
+{
+    main "$@"
+    exit
+}
