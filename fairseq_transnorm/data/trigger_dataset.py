@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from fairseq.data import FairseqDataset
 
-from .trigger_sequences import ReferenceSampler, VectorisedSampler
+from .trigger_sequences import Sampler
 
 SPLITS = {"train": 0, "valid": 1, "test": 2}
 
@@ -27,7 +27,7 @@ class TriggerDataset(FairseqDataset):
         seed: of the data, 0 or more.
     """
 
-    def __init__(self, sampler: ReferenceSampler | VectorisedSampler, split: str, count: int, seed: int) -> None:
+    def __init__(self, sampler: Sampler, split: str, count: int, seed: int) -> None:
         self.sampler, self.split, self.count, self.seed = sampler, split, count, seed
         self.length = sampler.settings.length
         self.epoch = 1 if split == "train" else 0

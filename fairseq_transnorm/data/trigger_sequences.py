@@ -12,49 +12,13 @@ Source: Bietti et al. 2023, arXiv:2306.00802.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from .bigram_statistics import BigramStatistics
-
-DISTRIBUTIONS = ("uniform", "bigram")
-PARTS = ("all", "train", "test")
-TRAIN_PART = 0.75  # share of the vocabulary, from its beginning, of --output-split train
-
-
-@dataclass(frozen=True)
-class TriggerSettings:
-    """How sequences are made.
-
-    Attributes:
-        num_triggers: K, in each sequence.
-        length: T, tokens of an input.
-        show_triggers: whether a sequence begins with its triggers, with the counter -1.
-        fixed: the same triggers in all sequences, the most frequent symbols; else drawn for each sequence.
-        rank_offset: how many of the most frequent symbols are passed over for fixed triggers.
-        no_counter: counters are 1 at every trigger.
-        no_repeat: a trigger is never its own output.
-        distribution: of outputs: ``uniform``, or ``bigram``, that of what follows the trigger in the text.
-        part: of the vocabulary in which outputs are: ``all``, ``train``, ``test``.
-    """
-
-    num_triggers: int = 5
-    length: int = 256
-    show_triggers: bool = False
-    fixed: bool = False
-    rank_offset: int = 0
-    no_counter: bool = False
-    no_repeat: bool = False
-    distribution: str = "uniform"
-    part: str = "all"
-
-    @property
-    def prefix(self) -> int:
-        """Tokens before those of the bigram model."""
-        return self.num_triggers if self.show_triggers else 0
+from .trigger_settings import TriggerSettings, fixed_triggers, output_part
 
 
 class TriggerSequences(NamedTuple):
@@ -71,7 +35,7 @@ class TriggerSequences(NamedTuple):
     triggers: np.ndarray
 
 
-class _Sampler:
+class Sampler:
     """What both samplers look up.
 
     Args:
@@ -89,6 +53,10 @@ class _Sampler:
         found = output_part(self.size, self.settings.part)
         return found[found != trigger] if self.settings.no_repeat else found
 
+    def sequences(self, rngs: Sequence[np.random.Generator]) -> TriggerSequences:
+        """Draw a sequence with each of the generators."""
+        raise NotImplementedError
+
     def triggers(self, rng: np.random.Generator) -> np.ndarray:
         """Return the triggers of a sequence, ``K``."""
         if self.fixed is not None:
@@ -96,7 +64,7 @@ class _Sampler:
         return rng.choice(self.size, size=self.settings.num_triggers, replace=False, p=self.statistics.unigram)
 
 
-class ReferenceSampler(_Sampler):
+class ReferenceSampler(Sampler):
     """Draws one sequence after the other, draw by draw: what every other sampler must agree with."""
 
     def sequence(self, rng: np.random.Generator) -> TriggerSequences:
@@ -136,20 +104,7 @@ def weighted_draw(rng: np.random.Generator, weights: np.ndarray) -> int:
     return int(np.searchsorted(cumulative / cumulative[-1], rng.random(), side="right"))
 
 
-def fixed_triggers(statistics: BigramStatistics, settings: TriggerSettings) -> list[int]:
-    """Return the most frequent symbols after the ``rank_offset`` most frequent ones, rarest first; ties by number."""
-    last = len(statistics.vocab) - settings.rank_offset
-    order = np.argsort(statistics.unigram, kind="stable")
-    return order[last - settings.num_triggers : last].tolist()
-
-
-def output_part(size: int, part: str) -> np.ndarray:
-    """Return the symbols of a part of a vocabulary of ``size`` symbols."""
-    cut = int(TRAIN_PART * size)
-    return np.arange(cut if part == "test" else 0, cut if part == "train" else size)
-
-
-class VectorisedSampler(_Sampler):
+class VectorisedSampler(Sampler):
     """The same sequences, token for token, but all of a batch together and each choice by looking it up.
 
     A generator serves for one sequence only: more numbers are taken from it than the reference would take.

@@ -54,7 +54,8 @@ def load_run(path: str | Path, data: str | Path | None = None, device: str | tor
 
     Args:
         path: a ``.pt`` file written by fairseq-train.
-        data: data folder to use instead of the one named in the checkpoint.
+        data: data folder to use instead of the one named in the checkpoint; for the task ``bigram_icl`` a text, or the
+            .json of its statistics.
         device: where the model goes.
 
     Raises:
@@ -94,6 +95,8 @@ def read_state(path: Path, data: str | Path | None = None) -> dict[str, Any]:
     for kind, names in known.items():
         if (name := state["cfg"][kind]._name) not in names:
             raise ValueError(f"checkpoint {path} needs the {kind} {name!r}, which nobody registered; import its plugin")
+    if data is not None:
+        _set_data(state["cfg"].task, str(data))
     return state
 
 
@@ -153,7 +156,7 @@ def trained_names(path: Path, state: dict[str, Any], data: str | Path | None = N
         raise ValueError(f"checkpoint {path} was written by an older fairseq, without a config")
     config = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
     if data is not None:
-        config.task.data = str(data)
+        _set_data(config.task, str(data))
     model = _set_up_task(path, config.task).build_model(config.model)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if missing := sorted(set(names) - set(state["model"])):
@@ -189,6 +192,15 @@ def _reading(path: Path) -> Iterator[None]:
         raise ValueError(_foreign(path, f"{type(error).__name__}: {_first_line(error)}")) from error
 
 
+def _set_data(config: Any, data: str) -> None:
+    """Let the task of a config read something else; that of fairseq's own tasks is always called ``data``."""
+    kind = TASK_REGISTRY.get(config._name)
+    if hasattr(kind, "set_data"):
+        kind.set_data(config, data)
+    elif "data" in config:
+        config.data = data
+
+
 def _set_up_task(path: Path, config: Any) -> Any:
     # fairseq takes several folders in one string; the first holds the dictionary.
     name = getattr(config, "data", None)
@@ -201,7 +213,9 @@ def _set_up_task(path: Path, config: Any) -> Any:
     try:
         return tasks.setup_task(config, from_checkpoint=True)
     except (FileNotFoundError, UnicodeError) as error:
-        there = sorted(p.name for p in folder.iterdir())[:12] if folder else []
+        if folder is None:
+            raise FileNotFoundError(f"checkpoint {path}: {error}; give it with --data (data= in Python)") from error
+        there = sorted(p.name for p in folder.iterdir())[:12]
         raise FileNotFoundError(
             f"data folder {folder} lacks a dictionary that the task {config._name!r} of checkpoint {path} needs "
             f"({error}); it holds {there or 'nothing'}; give a folder written by fairseq-preprocess with --data"
@@ -212,7 +226,7 @@ def _misfit(path: Path, state: dict[str, Any], task: Any, error: Exception) -> s
     symbols = len(task.source_dictionary) if getattr(task, "source_dictionary", None) is not None else None
     rows = [len(t) for name, t in (state.get("model") or {}).items() if name.endswith("embed_tokens.weight")]
     if symbols is not None and rows and symbols not in rows:
-        data = getattr(state["cfg"].task, "data", None)
+        data = task.data_of(state["cfg"].task) if hasattr(task, "data_of") else state["cfg"].task.get("data")
         return (
             f"dictionary mismatch: checkpoint {path} was trained with {rows[0]} symbols, the dictionary in {data} has "
             f"{symbols}; give the data folder that it was trained on with --data (data= in Python)"

@@ -1,34 +1,34 @@
 """fairseq task ``bigram_icl``: next tokens of bigram sequences in which triggers have outputs of their own."""
 
 import copy
+import logging
 from dataclasses import dataclass, field
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional, Type
 
 from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY, FairseqEncoderModel
 from fairseq.tasks import FairseqTask, register_task
 
 from ..data.bigram_statistics import BigramStatistics, count_file, read_statistics
 from ..data.trigger_dataset import SPLITS, TriggerDataset
-from ..data.trigger_sequences import (
-    DISTRIBUTIONS,
-    PARTS,
-    ReferenceSampler,
-    TriggerSettings,
-    VectorisedSampler,
-    fixed_triggers,
-)
+from ..data.trigger_sequences import ReferenceSampler, Sampler, VectorisedSampler
+from ..data.trigger_settings import DISTRIBUTIONS, PARTS, TriggerSettings, check_settings, fixed_triggers
+from ..models.options import flag
 from .growth_log import GrowthLogConfig, GrowthLogMixin
 from .kept_dictionary import KeptDictionary
 from .probe_log import ProbeLogMixin
 
 NAME = "bigram_icl"  # in messages
-SAMPLERS = {"vectorised": VectorisedSampler, "reference": ReferenceSampler}
+SAMPLERS: Dict[str, Type[Sampler]] = {"vectorised": VectorisedSampler, "reference": ReferenceSampler}
 SAMPLER = ChoiceEnum(list(SAMPLERS))
 OUTPUT_DIST = ChoiceEnum(list(DISTRIBUTIONS))
 OUTPUT_SPLIT = ChoiceEnum(list(PARTS))
 VALID_OUTPUT_DIST = ChoiceEnum(["same", *DISTRIBUTIONS])
 VALID_OUTPUT_SPLIT = ChoiceEnum(["same", *PARTS])
+STATISTICS = "bigram_statistics_sha256"  # in the state of a task
+MODELS = "ihead_basic, ihead_full, transnormer_lm, normgrowth_lm"
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -98,9 +98,15 @@ class BigramICLTask(ProbeLogMixin, KeptDictionary, GrowthLogMixin, FairseqTask):
         fixed_triggers: their numbers in their order; None where each sequence has its own.
     """
 
+    data_remedy = "give the text or the statistics of its training (--corpus or --bigram-stats; for a measure --data)"
+    _other_statistics: Optional[str] = None  # checkpoint of a training on other ones
+
     def __init__(self, cfg: BigramICLConfig, statistics: BigramStatistics):
         super().__init__(cfg)
         self.statistics = statistics
+        check(cfg)
+        check_settings(statistics, self.settings("train"))
+        check_settings(statistics, self.settings("valid"), "--valid-")
         self.dictionary = SymbolDictionary(statistics)
         self.fixed_triggers: Optional[List[int]] = (
             fixed_triggers(statistics, self.settings("train")) if cfg.fixed_triggers else None
@@ -108,8 +114,103 @@ class BigramICLTask(ProbeLogMixin, KeptDictionary, GrowthLogMixin, FairseqTask):
 
     @classmethod
     def setup_task(cls, cfg: BigramICLConfig, **kwargs: Any) -> "BigramICLTask":
-        """Make the task with the statistics of the corpus."""
-        return cls(cfg, read_statistics(cfg.bigram_stats) if cfg.bigram_stats else count_file(cfg.corpus))
+        """Make the task with the statistics of the corpus.
+
+        Raises:
+            FileNotFoundError: the corpus, or the file of its statistics, is not there.
+            ValueError: it cannot be used, none or both are given, or an option does not fit it.
+        """
+        if (cfg.corpus is None) == (cfg.bigram_stats is None):
+            found = "neither" if cfg.corpus is None else "both"
+            raise ValueError(
+                f"{NAME}: {found} of --corpus TEXT and --bigram-stats JSON given; give one of them, which tells what "
+                "symbols there are and what follows them"
+            )
+        read = count_file if cfg.bigram_stats is None else read_statistics
+        try:
+            statistics = read(cls.data_of(cfg))
+        except (FileNotFoundError, ValueError) as error:
+            option = "--corpus" if cfg.bigram_stats is None else "--bigram-stats"
+            raise type(error)(f"{NAME}: {option} {error}") from None
+        return cls(cfg, statistics)
+
+    @staticmethod
+    def data_of(cfg: Any) -> str:
+        """Return what the task reads."""
+        return str(cfg.corpus if cfg.bigram_stats is None else cfg.bigram_stats)
+
+    @staticmethod
+    def set_data(cfg: Any, data: str) -> None:
+        """Let the task read something else: statistics where it ends in .json, else a text."""
+        cfg.corpus, cfg.bigram_stats = (None, data) if data.endswith(".json") else (data, None)
+
+    def state_dict(self) -> Dict[str, Any]:
+        """Return the state of the task, with a hash of the statistics."""
+        return {**super().state_dict(), STATISTICS: self.statistics.sha256}
+
+    def check_state(self, state_dict: Dict[str, Any], checkpoint: str = "the checkpoint") -> None:
+        """Compare the corpus with that of a checkpoint: other symbols are refused, others counts warned of.
+
+        Raises:
+            ValueError: it was trained with other symbols.
+        """
+        super().check_state(state_dict, checkpoint)
+        if state_dict.get(STATISTICS, self.statistics.sha256) != self.statistics.sha256:
+            self._other_statistics = checkpoint
+            logger.warning(
+                "%s: %s was trained on another text with the same symbols than %s: other frequencies, and perhaps "
+                "other fixed triggers",
+                *(NAME, checkpoint, self.data_of(self.cfg)),
+            )
+
+    def begin_training(self, trainer: Any) -> None:
+        """Look at the trainer before the first update.
+
+        Raises:
+            ValueError: a run would go on with another corpus.
+        """
+        if self._other_statistics is not None and trainer.get_num_updates():
+            raise ValueError(
+                f"{NAME}: {self._other_statistics} was trained on another text with the same symbols than "
+                f"{self.data_of(self.cfg)}; give that of its training, or begin a new run from its weights with "
+                "--finetune-from-model and another --save-dir"
+            )
+        super().begin_training(trainer)
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """Build a model.
+
+        Raises:
+            ValueError: it is none for a vocabulary without special symbols.
+        """
+        kind = ARCH_MODEL_REGISTRY.get(cfg._name) or MODEL_REGISTRY.get(cfg._name)
+        if kind is not None and (issubclass(kind, FairseqEncoderModel) or kind.__module__.startswith("fairseq.")):
+            what = (
+                "no language model from left to right"
+                if issubclass(kind, FairseqEncoderModel)
+                else "needs a padding symbol, which the vocabulary of a corpus does not have"
+            )
+            raise ValueError(f"{NAME}: --arch {cfg._name} {what}; models for this task are {MODELS}")
+        return super().build_model(cfg, from_checkpoint)
+
+    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """Build the criterion.
+
+        Raises:
+            ValueError: it is not for this task, or its loss would have no position.
+        """
+        if cfg._name != NAME:
+            raise ValueError(
+                f"{NAME}: --criterion {cfg._name} needs a padding symbol, which the vocabulary of a corpus does not "
+                f"have; give --criterion {NAME}"
+            )
+        if cfg.loss_head_only and (self.cfg.no_output_counter or not self.cfg.num_triggers):
+            option = "--no-output-counter" if self.cfg.no_output_counter else "--num-triggers 0"
+            raise ValueError(
+                f"{NAME}: with {option} no trigger occurs for the second time, so that --loss-head-only has no token "
+                "to learn from; leave one of the two out"
+            )
+        return super().build_criterion(cfg, from_checkpoint)
 
     def settings(self, split: str) -> TriggerSettings:
         """Return how the sequences of a split are made."""
@@ -162,3 +263,12 @@ class BigramICLTask(ProbeLogMixin, KeptDictionary, GrowthLogMixin, FairseqTask):
     def max_positions(self) -> int:
         """Tokens of an input."""
         return self.cfg.tokens_per_sample
+
+
+def check(cfg: Any) -> None:
+    """Raise ValueError for options that make no sense with any text."""
+    for name in ("epoch_sequences", "valid_sequences"):
+        if getattr(cfg, name) < 1:
+            raise ValueError(f"{NAME}: {flag(name)} {getattr(cfg, name)}: at least 1")
+    if cfg.data_seed < 0:
+        raise ValueError(f"{NAME}: --data-seed {cfg.data_seed}: 0 or more")

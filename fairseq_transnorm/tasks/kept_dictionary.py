@@ -24,6 +24,17 @@ class KeptDictionary:
 
     source_dictionary: Dictionary
     cfg: Any
+    data_remedy = "give the data folder of its training, or one made --like it"  # after a checkpoint's mismatch
+
+    @staticmethod
+    def data_of(cfg: Any) -> str:
+        """Return what a task with this config reads, for messages."""
+        return str(cfg.data)
+
+    @staticmethod
+    def set_data(cfg: Any, data: str) -> None:
+        """Let a task with this config read something else."""
+        cfg.data = data
 
     def state_dict(self) -> dict[str, Any]:
         """Return fairseq's state of the task and the hash of the dictionary."""
@@ -39,5 +50,5 @@ class KeptDictionary:
         if state_dict.get(DICTIONARY, own := symbols_sha256(self.source_dictionary)) != own:
             raise ValueError(
                 f"dictionary mismatch: {checkpoint} was trained with a dictionary of other symbols, or in another "
-                f"order, than that in {self.cfg.data}; give the data folder of its training, or one made --like it"
+                f"order, than that in {self.data_of(self.cfg)}; {self.data_remedy}"
             )
