@@ -17,6 +17,10 @@ of equal scores is the largest, so that memories of zeros recall nothing but the
 
 Source: the original code of Bietti et al. 2023, "Birth of a Transformer: A Memory Viewpoint", arXiv:2306.00802; its
 names are kept.
+
+Of the package's language models the same matrices are taken, without biases, as norms are left out; their embeddings
+with the factor that the model gives them. A score has a meaning where attention compares by it: not with relative
+positions or the feature map of linear attention. Then ``wk1_acc`` or ``wk0_acc`` has no value.
 """
 
 from __future__ import annotations
@@ -29,6 +33,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..modules.activations import identity
+from ..modules.attention import LinearAttention, LocalAttention, SelfAttention
+from ..modules.layer import TransformerLayer
+from ..modules.local_attention import SOFTMAX
+from .hidden_states import evaluating
+
 Map = Callable[[Float[Tensor, "... D"]], Float[Tensor, "... D"]]
 Matrix = Float[Tensor, "D D"] | None  # None is the identity
 
@@ -37,7 +47,8 @@ class LayerMemories(NamedTuple):
     """The maps of one layer, in float64; the image of h under a matrix W is ``W h``.
 
     Attributes:
-        query, key, value, output: of the attention.
+        query, key, value, output: of the attention; biases are left out.
+        plain_scores: whether it compares vectors by ``(W_Q h) . (W_K h')``, whatever their positions.
         feed_forward: the map alone, without norm and residual stream; None where the layer has none.
     """
 
@@ -46,6 +57,7 @@ class LayerMemories(NamedTuple):
     value: Matrix
     output: Matrix
     feed_forward: Map | None
+    plain_scores: bool = True
 
 
 class Memories(NamedTuple):
@@ -68,23 +80,41 @@ class Memories(NamedTuple):
 def memories_of(model: nn.Module) -> Memories | None:
     """Return the memories of a model, copied to float64; None for a model without such matrices.
 
-    They are those of the models of induction heads, which have ``output_matrix``.
+    They are those of the models of induction heads and of the language models of this package.
     """
-    if not callable(getattr(model, "output_matrix", None)):
+    view: Any = getattr(model, "decoder", model)
+    if not callable(getattr(view, "output_matrix", None)):
         return None
-    view: Any = model
     positions = view.position_vectors()
     return Memories(
-        view.embed_tokens.weight.double(),
+        getattr(view, "embed_scale", 1.0) * view.embed_tokens.weight.double(),
         None if positions is None else positions.double(),
         view.output_matrix().double(),
-        [
-            LayerMemories(
-                _matrix(layer.wq), _matrix(layer.wk), _matrix(layer.wv), _matrix(layer.wo), doubled(layer.ffn)
-            )
-            for layer in view.layers
-        ],
+        [_of_layer(layer) for layer in view.layers],
     )
+
+
+def _of_layer(layer: Any) -> LayerMemories:
+    if isinstance(layer, TransformerLayer):
+        query, key, value = layer.attn.qkv.weight.double().chunk(3)
+        output, plain = layer.attn.out.weight.double(), compares_plainly(layer.attn)
+        return LayerMemories(query, key, value, output, doubled(layer.ffn), plain)
+    return LayerMemories(_matrix(layer.wq), _matrix(layer.wk), _matrix(layer.wv), _matrix(layer.wo), doubled(layer.ffn))
+
+
+def compares_plainly(attention: SelfAttention) -> bool:
+    """Return whether the key with the largest ``(W_Q h) . (W_K h')`` gets the largest weight, wherever it stands.
+
+    It does not with relative positions, nor with a feature map of queries and keys, which is not linear, nor where
+    weights are squares of scores.
+    """
+    if attention.lrpe is not None or getattr(attention, "axis", "time") == "batch":
+        return False
+    if isinstance(attention, LocalAttention):
+        return attention.activation == SOFTMAX
+    if isinstance(attention, LinearAttention):
+        return attention.activation is identity
+    return getattr(attention, "weight_map", SOFTMAX) == SOFTMAX
 
 
 def doubled(module: nn.Module | None) -> Map | None:
@@ -92,7 +122,12 @@ def doubled(module: nn.Module | None) -> Map | None:
     if module is None:
         return None
     tensors = {name: tensor.detach().double() for name, tensor in module.state_dict().items()}
-    return lambda x: functional_call(module, tensors, (x,))
+
+    def call(x: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
+        with evaluating(module):  # without dropout
+            return functional_call(module, tensors, (x[None],))[0]
+
+    return call
 
 
 def weight_probes(
@@ -140,8 +175,12 @@ def token_key_scores(memories: Memories, tokens: Sequence[int] | None = None) ->
 
     Args:
         tokens: the candidates, for v and for u; None for all.
+
+    Raises:
+        ValueError: the second layer compares in another way.
     """
     first, second = memories.layers[:2]
+    _check_plain(second, "second")
     embedded = memories.tokens if tokens is None else memories.tokens[list(tokens)]
     keys = _mapped(second.key, _mapped(first.output, _mapped(first.value, embedded)))
     return _mapped(second.query, embedded) @ keys.T
@@ -155,11 +194,12 @@ def position_key_scores(memories: Memories, cutoff: int | None = None) -> Float[
         cutoff: number n of positions; None for all.
 
     Raises:
-        ValueError: the model adds no vectors for positions.
+        ValueError: the model adds no vectors for positions, or its first layer compares in another way.
     """
     if memories.positions is None:
         raise ValueError("the model adds no vectors for positions: they have no scores")
     positions, layer = memories.positions[:cutoff], memories.layers[0]
+    _check_plain(layer, "first")
     return _mapped(layer.query, positions) @ _mapped(layer.key, positions).T
 
 
@@ -169,17 +209,23 @@ def wo1_acc(memories: Memories) -> float:
 
 
 def wk1_acc(memories: Memories, triggers: Sequence[int] | None) -> float | None:
-    """Return the share of the triggers that W_K of layer 2 recalls among them; None where there is none."""
-    return None if triggers is not None and not len(triggers) else _recalled(token_key_scores(memories, triggers))
+    """Return the share of the triggers that W_K of layer 2 recalls among them.
+
+    None where there is none, or where the layer does not compare by queries and keys alone.
+    """
+    if (triggers is not None and not len(triggers)) or not memories.layers[1].plain_scores:
+        return None
+    return _recalled(token_key_scores(memories, triggers))
 
 
 def wk0_acc(memories: Memories, cutoff: int | None = None) -> float | None:
     """Return the share of the positions, but the first, for which W_K of layer 1 recalls the one before.
 
     Args:
-        cutoff: number of positions; None for all. Without two of them, or any, the value is None.
+        cutoff: number of positions; None for all. Without two of them, or any, the value is None; also where the layer
+            does not compare by queries and keys alone.
     """
-    if memories.positions is None or len(memories.positions[:cutoff]) < 2:
+    if memories.positions is None or len(memories.positions[:cutoff]) < 2 or not memories.layers[0].plain_scores:
         return None
     return _recalled(position_key_scores(memories, cutoff)[1:, :-1])
 
@@ -203,6 +249,11 @@ def ff1_loss(memories: Memories, triggers: Sequence[int] | None, bigram: Float[T
 def _recalled(scores: Float[Tensor, "n n"]) -> float:
     best = scores.argmax(-1)
     return int((best == torch.arange(len(scores), device=scores.device)).sum()) / len(scores)
+
+
+def _check_plain(layer: LayerMemories, which: str) -> None:
+    if not layer.plain_scores:
+        raise ValueError(f"the attention of the {which} layer does not compare by queries and keys alone: no scores")
 
 
 def _mapped(matrix: Matrix, rows: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from fairseq.data import Dictionary
 from fairseq.models import FairseqIncrementalDecoder
@@ -133,6 +134,17 @@ class LanguageModelDecoder(FairseqIncrementalDecoder):
         if self.output_projection is not None:
             return self.output_projection(features)
         return linear(features, self.embed_tokens.weight)
+
+    def output_matrix(self) -> Tensor:
+        """Return the matrix ``N D`` that gives the logits, without a bias."""
+        return (self.embed_tokens if self.output_projection is None else self.output_projection).weight
+
+    def position_vectors(self) -> Tensor | None:
+        """Return what is added to the embeddings of as many tokens as the model takes, ``T D``; None for nothing."""
+        if self.embed_positions is None:
+            return None
+        tokens = torch.zeros(1, self.limit, dtype=torch.long, device=self.embed_tokens.weight.device)
+        return self.embed_positions(*number_positions(tokens, self.padding_idx, None))[0]
 
     def _embed(self, tokens: Tensor, first: int, padding: Tensor | None) -> Tensor:
         x = self.embed_scale * self.embed_tokens(tokens)

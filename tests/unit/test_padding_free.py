@@ -9,6 +9,7 @@ from fairseq.data import Dictionary
 from omegaconf import OmegaConf
 from torch import nn
 
+from fairseq_transnorm.data.bigram_statistics import count_bigrams
 from fairseq_transnorm.models.normgrowth.config import NormGrowthLMConfig
 from fairseq_transnorm.models.normgrowth.lm import NormGrowthLM
 from fairseq_transnorm.models.transnormer.config import TransNormerLMConfig
@@ -20,9 +21,11 @@ from fairseq_transnorm.modules.positions import (
     number_positions,
     padding_of,
 )
+from fairseq_transnorm.tasks.bigram_icl import SymbolDictionary
 from fairseq_transnorm.tasks.growth_log import GrowthLogMixin
 
 V, T = 5, 12
+SYMBOLS = SymbolDictionary(count_bigrams("abcde"))
 SIZES = {"decoder_embed_dim": 8, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_embed_dim": 16}
 LENGTHS = {"tokens_per_sample": T, "max_target_positions": None, "dropout": 0.0}
 MODELS = {
@@ -32,19 +35,6 @@ MODELS = {
     "normgrowth_lm sinusoidal": (NormGrowthLM, NormGrowthLMConfig, {"positions": "sinusoidal"}),
 }
 EVERY = pytest.mark.parametrize("name", MODELS)
-
-
-class Symbols(Dictionary):
-    """The letters of a corpus and nothing else."""
-
-    def __init__(self, letters="abcde"):
-        super().__init__()
-        self.symbols, self.count, self.indices = [], [], {}
-        for letter in letters:
-            self.add_symbol(letter)
-
-    def pad(self):
-        return None
 
 
 def build(name, dictionary):
@@ -60,7 +50,7 @@ def random_tokens(batch=3):
 
 @EVERY
 def test_every_symbol_and_position_is_drawn_and_trained(name):
-    model = build(name, Symbols())
+    model = build(name, SYMBOLS)
     tables = {"tokens": model.decoder.embed_tokens.weight}
     if isinstance(model.decoder.embed_positions, LearnedPositions):
         tables["positions"] = model.decoder.embed_positions.embedding.weight
@@ -76,7 +66,7 @@ def test_every_symbol_and_position_is_drawn_and_trained(name):
 
 @EVERY
 def test_reading_step_by_step_equals_reading_all(name):
-    model, tokens = build(name, Symbols()).eval(), random_tokens()  # 1 among them, which is padding elsewhere
+    model, tokens = build(name, SYMBOLS).eval(), random_tokens()  # 1 among them, which is padding elsewhere
     expected, state = model(tokens)[0], {}
     got = [model(tokens[:, :t], incremental_state=state)[0] for t in (5, 6, 9, T)]
     torch.testing.assert_close(torch.cat(got, 1), expected, rtol=1e-4, atol=1e-5)
