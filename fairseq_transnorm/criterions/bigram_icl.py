@@ -14,7 +14,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor
 
-from ..measure.copying import ATTENTION, LOSSES, PREDICTION, Triggered, attended_sums, packed, prediction_sums
+from ..measure.copying import ATTENTION, LOSSES, PREDICTION, attended_sums, packed, prediction_sums, summed, triggered
 from ..measure.own_attention import attended_positions
 from ..measure.probe_log import FILE
 from ..models.options import flag
@@ -74,7 +74,7 @@ class BigramICLCriterion(FairseqCriterion):
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, Any, dict[str, Any]]:
         """Return the sum of the losses in nats, the number of positions in it, and sums for the log."""
-        batch = Triggered(sample["net_input"]["src_tokens"], sample["target"], sample["counters"])
+        batch = triggered(sample)
         looking: AbstractContextManager[Sequence[Tensor]] = (
             attended_positions(model) if self.probing else nullcontext(())
         )
@@ -110,15 +110,6 @@ class BigramICLCriterion(FairseqCriterion):
     def logging_outputs_can_be_summed() -> bool:
         """Yes: all are sums and counts."""
         return True
-
-
-def summed(logging_outputs: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Return name -> total and count of everything measured, over batches and processes; losses in nats."""
-    found: dict[str, tuple[float, float]] = {}
-    for names, key in ((PREDICTION, "prediction_sums"), (ATTENTION, "attention_sums")):
-        if tables := [log[key] for log in logging_outputs if key in log]:
-            found |= dict(zip(names, map(tuple, sum(tables).tolist()), strict=True))
-    return found
 
 
 def log_ratio(name: str, total: float, count: float) -> None:

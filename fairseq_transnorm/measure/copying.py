@@ -30,12 +30,14 @@ Source: the original code of Bietti et al. 2023, "Birth of a Transformer: A Memo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+
+from .hidden_states import evaluating
 
 LOSSES = ("loss", "loss_bigram", "loss_head")
 PREDICTION = (*LOSSES, "acc_tot", "acc_start", "acc_end", "repeat_frac")
@@ -49,6 +51,7 @@ ATTENTION = (
     "score1_repeat_val_acc",
     "score2_repeat_val_acc",
 )
+TABLES = {"prediction_sums": PREDICTION, "attention_sums": ATTENTION}  # what logs of batches have, as of ``packed``
 
 
 class Sum(NamedTuple):
@@ -64,6 +67,11 @@ class Triggered(NamedTuple):
     x: Int[Tensor, "B T"]
     y: Int[Tensor, "B T"]
     c: Int[Tensor, "B T"]
+
+
+def triggered(sample: Mapping[str, Any]) -> Triggered:
+    """Return what a batch of the task holds."""
+    return Triggered(sample["net_input"]["src_tokens"], sample["target"], sample["counters"])
 
 
 def prediction_sums(
@@ -154,6 +162,21 @@ def in_context_sum(batch: Triggered, predicted: Int[Tensor, "B T"], end_length: 
     return _share(predicted == batch.y, (batch.c >= 2) & last)
 
 
+@torch.no_grad()
+def in_context_accuracy(model: nn.Module, batches: Iterable[Mapping[str, Any]], end_length: int = 500) -> float | None:
+    """Return ``acc_end`` of a model over batches of the task; None without a position of it.
+
+    The model is in evaluation mode for it, and then again as it was.
+    """
+    right, positions = 0, 0
+    with evaluating(model):
+        for sample in batches:
+            predicted = model(**sample["net_input"])[0].argmax(-1)
+            found = in_context_sum(triggered(sample), predicted, end_length)
+            right, positions = right + int(found.total), positions + int(found.positions)
+    return right / positions if positions else None
+
+
 def packed(sums: Mapping[str, Sum], names: Sequence[str]) -> Float[Tensor, "n 2"]:
     """Return totals and counts in float64, in the order of names; those that are missing are 0."""
     table = [torch.stack([part.double() for part in sums[name]]) if name in sums else None for name in names]
@@ -161,9 +184,18 @@ def packed(sums: Mapping[str, Sum], names: Sequence[str]) -> Float[Tensor, "n 2"
     return torch.stack([zeros if row is None else row for row in table])
 
 
-def ratios(table: Float[Tensor, "n 2"], names: Sequence[str]) -> dict[str, float | None]:
-    """Return name -> total / count of such a table; None where the count is 0."""
-    return {name: total / count if count else None for name, (total, count) in zip(names, table.tolist(), strict=True)}
+def summed(logs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Return name -> total and count over the logs of several batches or processes, from their ``TABLES``."""
+    found: dict[str, tuple[float, float]] = {}
+    for key, names in TABLES.items():
+        if tables := [log[key] for log in logs if key in log]:
+            found |= {name: (total, count) for name, (total, count) in zip(names, sum(tables).tolist(), strict=True)}
+    return found
+
+
+def ratios(sums: Mapping[str, tuple[float, float]]) -> dict[str, float | None]:
+    """Return name -> total / count; None where the count is 0."""
+    return {name: total / count if count else None for name, (total, count) in sums.items()}
 
 
 def _share(hit: Bool[Tensor, "B T"], where: Bool[Tensor, "B T"]) -> Sum:

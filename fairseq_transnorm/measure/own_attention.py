@@ -72,7 +72,9 @@ def attended_positions(model: nn.Module) -> Iterator[list[Int[Tensor, "B H T"]]]
     @torch.no_grad()
     def look(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x, *others = args
-        whole = any(isinstance(other, Tensor) for other in [*others, *kwargs.values()])
+        # a mask of padding has to be parted too; what an induction layer gets besides is not for its attention
+        masked = any(isinstance(other, Tensor) for other in [*others, *kwargs.values()])
+        whole = masked and not isinstance(module, InductionLayer)
         rows = len(x) if whole else max(1, _PIECE // (module.num_heads * x.shape[1] ** 2))
         hidden, pieces = unseen(module, x.shape[1], x.device), []
         for piece in x.split(rows):

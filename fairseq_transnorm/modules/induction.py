@@ -20,7 +20,7 @@ class LayerOutput(NamedTuple):
     """What a layer returns.
 
     Attributes:
-        hidden: the residual stream after it, ``B T D``.
+        hidden: the residual stream after it, ``B T D``; or, with a matrix, its product, ``B T N``.
         weights: of its attention, ``B H T T``; None where nobody asked.
     """
 
@@ -107,11 +107,16 @@ class InductionLayer(nn.Module):
         self.attn_norm = nn.LayerNorm(dim) if norm else nn.Identity()
         self.ffn_norm = nn.LayerNorm(dim) if norm and ffn is not None else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "B T D"], return_weights: bool = False) -> LayerOutput:
+    def forward(
+        self, x: Float[Tensor, "B T D"], return_weights: bool = False, matrix: Float[Tensor, "N D"] | None = None
+    ) -> LayerOutput:
         """Return the residual stream after the layer, and, if asked for, the weights of its attention.
 
-        With the weights it is computed as in the formula, ``attend_plainly``, without them by ``attend``.
+        With the weights it is computed as in the formula, ``attend_plainly``, without them by ``attend``. With a matrix
+        it is what ``read_out`` returns, and there are no weights: who watches the layers of a model sees all of them.
         """
+        if matrix is not None:
+            return LayerOutput(self.read_out(x, matrix), None)
         read = x if self.post_norm else self.attn_norm(x)
         weights = self.attention_weights(read) if return_weights else None
         attended = self.attend(read) if weights is None else self.attend_plainly(read, weights)
@@ -154,7 +159,7 @@ class InductionLayer(nn.Module):
         """
         bare = self.ffn is None and self.num_heads == 1 and isinstance(self.attn_norm, nn.Identity)
         if not bare or self.wv is None or self.wo is None or len(matrix) >= matrix.shape[1]:
-            return linear(self(x).hidden, matrix)
+            return linear(self.forward(x).hidden, matrix)
         return linear(x, matrix) + self._average(x, linear(x, matrix @ self.wo.weight @ self.wv.weight))
 
     def _average(self, x: Float[Tensor, "B T D"], values: Float[Tensor, "B T V"]) -> Float[Tensor, "B T V"]:

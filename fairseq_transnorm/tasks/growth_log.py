@@ -87,7 +87,8 @@ class GrowthLogMixin:
             )
         if not (self.cfg.norm_log_interval or self.cfg.save_initial):
             return
-        check_trainer(self.cfg._name, trainer.cfg, bool(self.cfg.norm_log_interval))
+        updated = "--norm-log-interval" if self.cfg.norm_log_interval else None
+        check_trainer(self.cfg._name, trainer.cfg, "--norm-log-interval and --save-initial", updated)
         if trainer.get_num_updates() == 0 and not trainer.cfg.checkpoint.no_save:
             save_initial(trainer)
         if self.cfg.norm_log_interval and trainer.is_data_parallel_master:
@@ -157,22 +158,23 @@ def check(cfg: Any) -> None:
         raise ValueError(f"{cfg._name}: --sat-factor {cfg.sat_factor:g}: more than 1, as {SATURATED:g}")
 
 
-def check_trainer(name: str, cfg: Any, steps: bool) -> None:
+def check_trainer(name: str, cfg: Any, whole: str, updated: Optional[str]) -> None:
     """Raise ValueError where no process has the whole of the parameters as they are trained.
 
     Args:
         name: of the task, for the message.
         cfg: the config of a run.
-        steps: whether updates are measured; else only the initial model is saved.
+        whole: options in use that look at the parameters, for the message.
+        updated: an option in use that looks at them, or at their gradients, as they are updated; None for none.
     """
     common, parallel = cfg.common, cfg.distributed_training
     backend = str(parallel.ddp_backend)
     if backend == "fully_sharded":
         raise ValueError(
-            f"{name}: --norm-log-interval and --save-initial: with --ddp-backend fully_sharded each process has only a "
-            "part of the parameters; take another backend"
+            f"{name}: {whole}: with --ddp-backend fully_sharded each process has only a part of the parameters; take "
+            "another backend"
         )
-    if not steps:
+    if updated is None:
         return
     refused = {
         "--fp16 and --bf16": common.fp16 or common.bf16,
@@ -187,7 +189,7 @@ def check_trainer(name: str, cfg: Any, steps: bool) -> None:
     if given := [name for name, used in refused.items() if used]:
         advice = "for half precision take --amp" if given[0].startswith("--fp16") else "leave one of the two out"
         raise ValueError(
-            f"{name}: --norm-log-interval does not go with {given[0]}: the model does not hold the whole parameters "
+            f"{name}: {updated} does not go with {given[0]}: the model does not hold the whole parameters "
             f"that are updated; {advice}"
         )
 

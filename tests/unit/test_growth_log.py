@@ -127,12 +127,12 @@ def test_options_without_a_meaning_are_refused(options, message):
 )
 def test_training_whose_parameters_no_process_holds_is_refused(group, option, value, message):
     cfg = OmegaConf.structured(FairseqConfig())
-    check_trainer("some_task", cfg, True)
+    check_trainer("some_task", cfg, "--some", "--some-step")
     cfg[group][option] = value
     with pytest.raises(ValueError, match=f"^some_task: .*{message}"):
-        check_trainer("some_task", cfg, True)
+        check_trainer("some_task", cfg, "--some", "--some-step")
     if value != "fully_sharded":
-        check_trainer("some_task", cfg, False)
+        check_trainer("some_task", cfg, "--some", None)
 
 
 class Net(nn.Module):

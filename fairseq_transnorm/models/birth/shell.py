@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from fairseq.models import BaseFairseqModel
 from torch import Tensor, nn
 
-from ...modules.induction import InductionLayer
 from ...modules.linear import linear
 from .freezing import StagedFreezing
 
@@ -99,9 +98,8 @@ class InductionHeadModel(BaseFairseqModel):
         for layer in self.layers[:-1]:
             x = layer(x).hidden
         last = self.layers[-1]
-        assert isinstance(last, InductionLayer)
         if self.norm is None:
-            return last.read_out(x, self.output_matrix()), {"attn": None}
+            return last(x, matrix=self.output_matrix()).hidden, {"attn": None}
         return linear(self.norm(last(x).hidden), self.output_matrix()), {"attn": None}
 
     def _read_plainly(self, x: Tensor) -> tuple[Tensor, dict[str, Any]]:

@@ -1,0 +1,44 @@
+"""What the probes of a model need of its task: the triggers, the bigrams, and the validation sequences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from fairseq.utils import apply_to_sample
+from torch import nn
+
+from ..measure.memory_probes import memories_of, weight_probes
+
+Batch = dict[str, Any]
+
+
+def task_probes(model: nn.Module, task: Any, cutoff: int) -> dict[str, float | None]:
+    """Return the weight probes of a model for its task.
+
+    Args:
+        model: not wrapped.
+        task: ``bigram_icl``.
+        cutoff: of :func:`weight_probes`.
+    """
+    bigram = torch.from_numpy(task.statistics.bigram)
+    return weight_probes(memories_of(model), task.fixed_triggers, bigram, cutoff)
+
+
+def held_out_batches(task: Any, options: Any, device: torch.device) -> list[Batch]:
+    """Return the sequences of the first validation set, in batches as those of validation.
+
+    Args:
+        task: ``bigram_icl``; the set is made where it is not there yet.
+        options: fairseq's of data sets.
+        device: where the batches go.
+    """
+    split = options.valid_subset.split(",")[0]
+    if split not in task.datasets:
+        task.load_dataset(split)
+    data = task.datasets[split]
+    sizes = [options.batch_size_valid, (options.max_tokens_valid or 0) // data.length]
+    rows = min([size for size in sizes if size] or [1])
+    parts = (range(start, min(start + rows, len(data))) for start in range(0, len(data), rows))
+    batches = (data.collater(data.__getitems__(part)) for part in parts)
+    return [apply_to_sample(lambda tensor: tensor.to(device), batch) for batch in batches]
