@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.logging import metrics
-from torch import nn
 
 from ..measure.copying import in_context_accuracy, ratios, summed
 from ..measure.json_lines import Record
 from ..measure.memory_probes import probe_names
-from ..measure.parameters import norm
 from ..measure.probe_log import ProbeLog
 from .growth_log import check_trainer
-from .task_probes import held_out_batches, task_probes
+from .task_probes import gradient_norms, held_out_batches, parameter_norms, task_probes
 
 NAME = "bigram_icl"  # of the criterion, and in messages
 
@@ -59,7 +57,7 @@ class ProbeRecorder:
         self.pending |= {"acc_end_test": in_context_accuracy(model, self.batches, self.options.probe_end_length)}
         self.pending |= self._weight_probes()
         if self.options.log_norms:
-            self.pending |= norms(model)
+            self.pending |= parameter_norms(model) | gradient_norms(model)
 
     def collect(self, logging_outputs: Sequence[Mapping[str, Any]]) -> None:
         """Take the sums of an update, of all its micro-batches and processes, or those of a batch of a validation."""
@@ -107,14 +105,6 @@ def check_best(metric: str, stats: Mapping[str, Any], split: str) -> None:
             f"{NAME}: --best-checkpoint-metric {metric}: validation on {split!r} has no such value, only "
             f"{', '.join(sorted(stats))}; one of them, or longer and more sequences, so that triggers come again"
         )
-
-
-def norms(model: nn.Module) -> dict[str, float]:
-    """Return the norm of each parameter that is trained, and of its gradient; one that has none counts as 0."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    found = {f"norm_{name}": norm({name: p}) for name, p in trained.items()}
-    gradients = {name: {} if p.grad is None else {name: p.grad} for name, p in trained.items()}
-    return found | {f"gradnorm_{name}": norm(gradient) for name, gradient in gradients.items()}
 
 
 def show(values: Mapping[str, float | None]) -> None:

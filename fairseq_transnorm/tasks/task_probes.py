@@ -1,4 +1,4 @@
-"""What the probes of a model need of its task: the triggers, the bigrams, and the validation sequences."""
+"""Probes of a model on its task, for the log of its training and for its checkpoints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fairseq.utils import apply_to_sample
 from torch import nn
 
 from ..measure.memory_probes import memories_of, weight_probes
+from ..measure.parameters import Vector, norm
 
 Batch = dict[str, Any]
 
@@ -42,3 +43,19 @@ def held_out_batches(task: Any, options: Any, device: torch.device) -> list[Batc
     parts = (range(start, min(start + rows, len(data))) for start in range(0, len(data), rows))
     batches = (data.collater(data.__getitems__(part)) for part in parts)
     return [apply_to_sample(lambda tensor: tensor.to(device), batch) for batch in batches]
+
+
+def parameter_norms(model: nn.Module) -> dict[str, float]:
+    """Return ``norm_<name>``, the 2-norm of each parameter that is trained now."""
+    return {f"norm_{name}": norm({name: parameter}) for name, parameter in trained(model).items()}
+
+
+def gradient_norms(model: nn.Module) -> dict[str, float]:
+    """Return ``gradnorm_<name>``, those of their gradients; one that has none counts as 0."""
+    gradients = {name: {} if p.grad is None else {name: p.grad} for name, p in trained(model).items()}
+    return {f"gradnorm_{name}": norm(gradient) for name, gradient in gradients.items()}
+
+
+def trained(model: nn.Module) -> Vector:
+    """Return the parameters that are trained now."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
