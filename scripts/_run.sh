@@ -313,10 +313,11 @@ _check_precision() {
 
 # Say where the run goes on, or end the script when there is nothing left to do: fairseq would do one more update.
 _check_progress() {
-    local last=$1 progress updates epochs max_update max_epoch
+    local last=$1 data progress updates epochs max_update max_epoch
+    data=${2:-$(flag --bigram-stats "$(flag --corpus '' "${@:3}")" "${@:3}")} # what the task reads
     max_update=$(flag --max-update 0 "${@:3}")
     max_epoch=$(flag --max-epoch 0 "${@:3}")
-    progress=$(python -m fairseq_transnorm.measure.describe "$last" ${2:+"$2"} --only updates,epochs) ||
+    progress=$(python -m fairseq_transnorm.measure.describe "$last" ${data:+"$data"} --only updates,epochs) ||
         die "cannot go on from $last" "remove it to start from the beginning, or give another SAVE_DIR"
     { read -r updates && read -r epochs; } <<<"$progress"
     if ((max_update > 0 && updates >= max_update)); then
