@@ -25,6 +25,7 @@ from fairseq_transnorm.plotting import (
     panel_title,
     panels,
     run_analysis,
+    with_seeds,
 )
 
 COLUMNS = ("run", "source", "kind", "split", "updates", "tokens", "wall", "loss", "ppl", "gnorm_deviation")
@@ -46,10 +47,10 @@ def draw(rows: list[dict[str, Any]], stem: str, options: argparse.Namespace) -> 
         for label in labels:
             mine = [row for row in rows if row["run"] == label]
             validation, training = ([row for row in mine if row["kind"] == kind] for kind in ("validation", "training"))
-            mean_curve(left, validation, options.x, "ppl", label, styles[label])
+            mean_curve(left, validation, options.x, "ppl", with_seeds(label, validation), styles[label])
             # the training loss is noisy enough without markers
             quiet = styles[label] | {"marker": None, "linewidth": 1.3}
-            mean_curve(right, training, options.x, "loss", label, quiet)
+            mean_curve(right, training, options.x, "loss", None, quiet)
         panel_title(left, "validation")
         describe(left, x=AXES[options.x], y="perplexity" if split == "valid" else f"perplexity on {split}")
         log_axis(left, "y", plain=True)

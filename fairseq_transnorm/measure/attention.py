@@ -12,12 +12,13 @@ from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..modules.attention import LinearAttention, LocalAttention
+from ..modules.attention import LocalAttention
 from ..modules.growth_attention import GrowthAttention
 from ..modules.local_attention import SOFTMAX, allowed_in_blocks
 from ..modules.softmax_attention import SoftmaxAttention
 from .hardmax import hardmax
 from .hidden_states import evaluating
+from .own_attention import own_attention_modules, own_weights
 
 
 class LayerResult(NamedTuple):
@@ -25,7 +26,7 @@ class LayerResult(NamedTuple):
 
     Attributes:
         module: dotted name of the attention in the model.
-        kind: ``softmax``, ``si_norm``, ``local`` or ``linear``.
+        kind: ``softmax``, ``si_norm``, ``local``, ``linear`` or ``induction``.
         value: what ``reduce`` returned.
     """
 
@@ -35,18 +36,14 @@ class LayerResult(NamedTuple):
 
 
 def attention_modules(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:
-    """Return name -> (kind, module) of every self-attention whose weights can be had."""
-    found: dict[str, tuple[str, nn.Module]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, LinearAttention):
-            found[name] = ("linear", module)
-        elif isinstance(module, LocalAttention):
-            found[name] = ("local", module)
-        elif isinstance(module, GrowthAttention):
-            found[name] = (module.weight_map, module)
-        elif isinstance(module, SoftmaxAttention) or (isinstance(module, MultiheadAttention) and module.self_attention):
-            found[name] = ("softmax", module)
-    return found
+    """Return name -> (kind, module) of every self-attention whose weights can be had, this package's and fairseq's."""
+    own = own_attention_modules(model)
+    fairseqs = {
+        name: ("softmax", module)
+        for name, module in model.named_modules()
+        if isinstance(module, MultiheadAttention) and module.self_attention
+    }
+    return own | fairseqs
 
 
 @torch.no_grad()
@@ -94,7 +91,7 @@ def _watch(module: Any, collect: Callable[[Tensor], None]) -> RemovableHandle:
         if isinstance(module, MultiheadAttention):
             collect(_of_fairseq(module, *args, **kwargs)[0].weights())
         else:
-            collect(module.attention_weights(*args, **kwargs))
+            collect(own_weights(module, *args, **kwargs))
 
     return module.register_forward_pre_hook(look, with_kwargs=True)
 

@@ -4,7 +4,7 @@ from .axes import count_axis, describe, legend, log_axis, panel_title, shared_le
 from .bands import mean_curve, with_seeds
 from .command import add_sentence_options, analysis_parser, at_least, run_analysis, run_criteria
 from .figure import figure, panels
-from .labels import Labelled, check_distinct, check_runs, file_names, labelled
+from .labels import Labelled, check_distinct, check_runs, file_names, labelled, show_symbol
 from .scores import Rows, run_score_table, score_parser
 from .styles import BASELINE, DASHES, LIMIT, line_style, line_styles, ordered_colours, ordered_markers
 from .tables import Table, format_cell, format_markdown, format_table, load_table, same_origin, save_csv, save_table
@@ -47,5 +47,6 @@ __all__ = [
     "save_table",
     "score_parser",
     "shared_legend",
+    "show_symbol",
     "with_seeds",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -70,15 +70,16 @@ def legend(ax: Axes, *, title: str | None = None, beside: bool = False) -> None:
         ax.legend(title=title, loc="best")
 
 
-def shared_legend(axes: Sequence[Axes]) -> None:
-    """Add one legend to the right of all panels, each label once."""
+def shared_legend(axes: Sequence[Axes], *, below: bool = False) -> None:
+    """Add one legend to the right of all panels, or ``below`` them, each label once."""
     entries: dict[str, Artist] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     figure = axes[0].figure
     assert isinstance(figure, Figure)
-    figure.legend(list(entries.values()), list(entries), loc="outside right upper")
+    where: dict[str, Any] = {"loc": "outside lower center", "ncols": len(entries)} if below else {}
+    figure.legend(list(entries.values()), list(entries), **{"loc": "outside right upper"} | where)
 
 
 def _marks(span: float) -> tuple[float, ...]:

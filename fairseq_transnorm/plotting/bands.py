@@ -21,7 +21,7 @@ def mean_curve(
         rows: points with ``updates`` and ``source``, the seed that they are of.
         x: column across.
         y: column up.
-        label: name in the legend, to which the number of seeds is added; None for no entry.
+        label: name in the legend; None for no entry.
         style: keywords of ``plot``.
     """
     sources = {row["source"] for row in rows}
@@ -34,6 +34,11 @@ def mean_curve(
     if len(sources) > 1:
         low, high = ([pick(row[y] for row in group) for group in points] for pick in (min, max))
         ax.fill_between(xs, low, high, color=style["color"], alpha=0.18, linewidth=0)
-        label = f"{label} (mean and range, n={len(sources)})" if label else None
     means = [statistics.fmean(row[y] for row in group) for group in points]
     ax.plot(xs, means, **style, label=label, markevery=max(1, len(xs) // 8))
+
+
+def with_seeds(label: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the name of a variant, and of how many seeds its curve is, where there are several."""
+    seeds = len({row["source"] for row in rows})
+    return label if seeds < 2 else f"{label} (mean and range, n={seeds})"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import matplotlib.style
@@ -82,7 +82,7 @@ def panels(
     ncols: int = 1,
     size: tuple[float, float] = (3.6, 3.0),
     sharex: bool = False,
-    sharey: bool = False,
+    sharey: bool | Literal["row"] = False,
     count: int | None = None,
     seed: int | None = None,
 ) -> Iterator[list[Axes]]:
@@ -91,7 +91,7 @@ def panels(
     Args:
         size: width and height of one panel in inches.
         sharex: same x range in all panels, tick labels only at the bottom.
-        sharey: same y range in all panels, tick labels only at the left.
+        sharey: same y range in all panels, or in those of a row; tick labels only at the left.
         count: number of panels that are used; the last ones are left out.
     """
     stem = _without_suffix(Path(stem))

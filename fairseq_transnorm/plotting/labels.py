@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 _LOGS = {"norms.jsonl", "probes.jsonl"}  # what training writes, whatever the run
 
+_VISIBLE = {"\n": "↵", " ": "␣", "\t": "⇥"}
+
 
 class Labelled(NamedTuple):
     """A file or folder with the name that it has in figures."""
@@ -67,6 +69,12 @@ def file_names(labels: Iterable[str]) -> dict[str, str]:
             name += "_"
         names[label] = name
     return names
+
+
+def show_symbol(symbol: str) -> str:
+    """Return a symbol of a text as it can be seen on an axis: a new line as ↵, a space as ␣, a tab as ⇥."""
+    shown = "".join(_VISIBLE.get(letter, letter) for letter in symbol)
+    return shown if shown.isprintable() else repr(shown)[1:-1]
 
 
 def _own_name(path: Path) -> str:
