@@ -53,6 +53,11 @@ class StagedFreezing:
         for until, parameter in self.stages:
             parameter.requires_grad_(updates >= until)
 
+    def release(self) -> None:
+        """Let all of them be trained, for who looks which parameters an optimiser has to know."""
+        for _, parameter in self.stages:
+            parameter.requires_grad_(True)
+
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"

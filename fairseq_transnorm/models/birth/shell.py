@@ -63,6 +63,16 @@ class InductionHeadModel(BaseFairseqModel):
         super().set_num_updates(num_updates)
         self.freezing.at(num_updates)
 
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load as fairseq's models do; see there.
+
+        A run that goes on tells the number of updates, loads this and makes the optimiser, which must know what is
+        released later.
+        """
+        loaded = super().load_state_dict(*args, **kwargs)
+        self.freezing.release()
+        return loaded
+
     def position_vectors(self) -> Tensor | None:
         """Return what is added to the embeddings, ``T D``; None where positions are rotary."""
         return self.positions if self.embed_positions is None else self.embed_positions.weight
