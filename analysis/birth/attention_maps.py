@@ -9,7 +9,7 @@ the sequence drawn, and for --sequences others, in what share of positions each 
   behind    at a trigger seen before, at a token that followed it before, as in layer 2
 
 Weights of a softmax are drawn on a scale from 0 to 1. Those of linear attention have signs and no sum: their map is red
-for positive and blue for negative weights, on a scale of its own.
+for positive and blue for negative weights, on a scale of its own. STEM.json and STEM.csv have all weights drawn.
 
   python analysis/birth/attention_maps.py runs/basic/checkpoint_last.pt
   python analysis/birth/attention_maps.py runs/basic/checkpoint_last.pt --text "To be, or not to be" --window 19
@@ -37,10 +37,12 @@ from fairseq_transnorm.measure.attention_windows import (
 )
 from fairseq_transnorm.measure.commands import quiet
 from fairseq_transnorm.plotting import (
+    MARKED,
     analysis_parser,
     at_least,
     check_distinct,
     describe,
+    mark_ticks,
     panel_title,
     panels,
     run_analysis,
@@ -53,10 +55,9 @@ Rows = list[dict[str, Any]]
 COLUMNS = ("model", "updates", "layer", "head", "kind", "query", "query_token", "query_counter", "key", "key_token")
 MEASURED = ("weight", "before_is_query", *SHARES, *(f"{name}_others" for name in SHARES), "others")
 NAMES = dict(zip(("back", "behind"), SHARES, strict=True))
-TRIGGER: dict[str, Any] = {"color": "#d55e00", "fontweight": "bold"}
 INCH = 0.125  # of a position
 SQUARE: dict[str, Any] = {"marker": "s", "markersize": 6, "markerfacecolor": "none", "linestyle": "none"}
-SQUARE |= {"markeredgecolor": TRIGGER["color"], "markeredgewidth": 0.9}
+SQUARE |= {"markeredgecolor": MARKED["color"], "markeredgewidth": 0.9}
 
 
 def measure(options: argparse.Namespace) -> Rows:
@@ -104,7 +105,7 @@ def draw(rows: Rows, stem: str, options: argparse.Namespace) -> None:
             parts = [model] * several + [f"layer {layer}"] + [f"head {head}"] * (heads > 1)
             panel_title(ax, ", ".join(parts))
         add_bars(axes, images)
-        axes[0].plot([], [], marker=r"$\mathbf{a}$", color=TRIGGER["color"], linestyle="none", label="trigger")
+        axes[0].plot([], [], marker=r"$\mathbf{a}$", color=MARKED["color"], linestyle="none", label="trigger")
         axes[0].plot([], [], **SQUARE, label="the query's trigger stood before this key")
         shared_legend(axes, below=True)
     save_csv(f"{stem}.csv", rows)
@@ -129,16 +130,9 @@ def draw_map(ax: Axes, rows: Rows, deep: bool, side: float) -> AxesImage:
     ax.plot([row["key"] for row in marked], [row["query"] for row in marked], **square)
     own = {row["query"]: row for row in rows}
     names = [show_symbol(own[place]["query_token"]) for place in places]
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_ticks(places, names)
-        axis.set_tick_params(length=0, pad=2, labelsize="small")
-        for place, label in zip(places, axis.get_ticklabels(), strict=True):
-            label.set(**TRIGGER if own[place]["query_counter"] else {})
-    if max(map(len, names)) > 1:
-        ax.xaxis.set_tick_params(labelrotation=90)
+    mark_ticks(ax, places, names, [bool(own[place]["query_counter"]) for place in places])
     ax.grid(False)
     ax.set_facecolor("0.94")
-    ax.spines[["left", "bottom"]].set_visible(False)
     describe(ax, x="key", y="query")
     return image
 
@@ -174,7 +168,13 @@ def main(argv: list[str] | None = None) -> int:
     add("--item", type=at_least(0), default=0, metavar="I", help="number of that sequence (default: %(default)s)")
     add("--start", type=at_least(0), default=0, metavar="T", help="first position to draw (default: %(default)s)")
     add("--window", type=at_least(2), default=40, metavar="N", help="positions to draw (default: %(default)s)")
-    add("--sequences", type=at_least(1), default=64, metavar="N", help="others that are counted (default: %(default)s)")
+    add(
+        "--sequences",
+        type=at_least(1),
+        default=64,
+        metavar="N",
+        help="others, the next ones, that are counted (default: %(default)s)",
+    )
     return run_analysis(parser, argv, measure, draw, columns=COLUMNS + MEASURED, summary=summary)
 
 

@@ -6,7 +6,7 @@ drawn, with a band from the lowest to the highest. A vertical line shows when --
   accuracy      in-context accuracy, on the evaluation sequences and on those of the training batch
   recall        how well W_O of layer 2, W_K of layer 2 and W_K of layer 1 recall, each as an associative memory
   feed_forward  divergence of the feed-forward map of layer 2 from the bigrams, where there is one
-  losses        of all global tokens and of outputs seen before
+  losses        of global tokens, and of outputs that the sequence has shown before
   attention     whether the heads look where an induction head would
 
 Several plots are drawn below each other, with a column for each run: accuracy and recall as in the paper's figure 3.

@@ -1,6 +1,6 @@
 """Drawings of tables of numbers; nothing here knows a model, torch or fairseq."""
 
-from .axes import count_axis, describe, legend, log_axis, panel_title, shared_legend
+from .axes import MARKED, count_axis, describe, legend, log_axis, mark_ticks, panel_title, shared_legend
 from .bands import mean_curve, with_seeds
 from .command import add_sentence_options, analysis_parser, at_least, run_analysis, run_criteria
 from .figure import figure, panels
@@ -13,6 +13,7 @@ __all__ = [
     "BASELINE",
     "DASHES",
     "LIMIT",
+    "MARKED",
     "Labelled",
     "Rows",
     "Table",
@@ -34,6 +35,7 @@ __all__ = [
     "line_styles",
     "load_table",
     "log_axis",
+    "mark_ticks",
     "mean_curve",
     "ordered_colours",
     "ordered_markers",

@@ -17,6 +17,8 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
+# names on an axis that stand out from the others
+MARKED: dict[str, Any] = {"color": "#d55e00", "fontweight": "bold"}
 _LOG = " (log scale)"
 
 
@@ -60,6 +62,20 @@ def log_axis(ax: Axes, which: Literal["x", "y"], *, base: int = 10, plain: bool 
 def count_axis(ax: Axes, which: Literal["x", "y"]) -> None:
     """Write large counts, such as tokens, as 250k and 1.5M."""
     (ax.xaxis if which == "x" else ax.yaxis).set_major_formatter(EngFormatter(sep=""))
+
+
+def mark_ticks(
+    ax: Axes, places: Sequence[int], names: Sequence[str], marked: Sequence[bool], size: float = 7.5
+) -> None:
+    """Name the rows and columns of a square map alike, some of them ``MARKED``, in letters of ``size`` points."""
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks(list(places), list(names))
+        axis.set_tick_params(length=0, pad=2, labelsize=size)
+        for label, mark in zip(axis.get_ticklabels(), marked, strict=True):
+            label.set(**MARKED if mark else {})
+    if max(map(len, names)) > 1:
+        ax.xaxis.set_tick_params(labelrotation=90)
+    ax.spines[["left", "bottom"]].set_visible(False)
 
 
 def legend(ax: Axes, *, title: str | None = None, beside: bool = False) -> None:
