@@ -116,7 +116,7 @@ of() {
 }
 
 figures() {
-    local plot=birth/curves
+    local plot=birth/curves last early models
     begin '[3/4] figures'
     of basic "all trained" keys "keys frozen" wk1 "\$W_K^1\$ frozen" \
         wk2 "\$W_K^2\$ frozen" wo2 "\$W_O^2\$ frozen"
@@ -136,6 +136,12 @@ figures() {
     finish
     of example "the example, an eighth" basic "quick" random "random triggers" full "standard transformer"
     draw probes $plot --plot accuracy recall attention "${of[@]}"
+    last=$out/basic-1/checkpoint_last.pt early=$out/basic-1/checkpoint_1_100.pt
+    models=("at the end=$last")
+    [[ ! -s $early ]] || models=("after 100 updates=$early" "${models[@]}")
+    draw attention_maps birth/attention_maps "${models[@]}"
+    finish
+    draw memories birth/memories "${models[@]}"
     finish
     end
 }

@@ -1,6 +1,7 @@
 """scripts/train_birth.sh and repro_birth.sh: recipes, going on, what a training leaves, the table of phenomena."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -43,8 +44,6 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
     assert {line["iter"] for line in whole} >= {0, 4, 8, 12}
     after = [values(line) for line in whole if line["iter"] in (0, 4, 12)]
     assert after == [values(line) for line in parts if line["iter"] in (0, 4, 12)]
-    again = train(tmp_path / "parts", "--max-update", 13)
-    assert "Nothing to do" in again
 
 
 def test_the_settings_choose_the_recipe_and_the_user_s_flags_win():
@@ -85,15 +84,11 @@ def test_a_text_that_is_not_there_is_refused():
 def test_the_reproduction_has_commands_that_fairseq_takes_and_all_runs_of_the_criteria(tmp_path):
     env = SCRIPT_ENV | {"DRY_RUN": 1, "OUT": tmp_path, "SEQUENCES": "", "BATCH_SIZE": ""}
     lines = run_cli("scripts/repro_birth.sh", env=env).stdout.splitlines()
-    runs = {}
-    for line in lines:
-        if line.startswith("fairseq-train"):
-            cfg = from_command(line)
-            runs[cfg["checkpoint.save_dir"].removeprefix(f"{tmp_path}/")] = cfg
-    assert set(good()) <= set(runs)
-    assert runs["keys-2"]["common.seed"] == 2
-    assert runs["keys-2"]["task.data_seed"] == 43
-    assert runs["keys-2"]["model.freeze_until"] == "200:layers.0.wk.weight,200:layers.1.wk.weight"
+    commands = {re.search(rf"--save-dir {tmp_path}/(\S+)", line)[1]: line for line in lines if "fairseq-train" in line}
+    assert {*good(), "keys-2", "keys-3", "example-1"} <= set(commands)
+    assert "--seed 3 --data-seed 44 " in commands["keys-3"]
+    runs = {name: from_command(line) for name, line in commands.items() if name.endswith("-1")}
+    assert runs["keys-1"]["model.freeze_until"] == "200:layers.0.wk.weight,200:layers.1.wk.weight"
     assert runs["basic-1"]["criterion.loss_head_only"] is True
     assert runs["ffn-1"]["criterion.loss_head_only"] is False
     assert runs["example-1"]["dataset.batch_size"] == 64
@@ -107,11 +102,7 @@ def test_the_table_of_phenomena_tells_what_is_missed_by_its_status(tmp_path):
         (tmp_path / name / "probes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = run_cli("analysis/birth/phenomena.py", tmp_path)
     assert done.stdout.count(" yes") == len(CRITERIA)
-    (tmp_path / "keys-1").rename(tmp_path / "other-1")
-    done = run_cli("analysis/birth/phenomena.py", tmp_path, check=False)
-    assert done.returncode == 1
-    assert "no run keys-1" in done.stdout
-    shutil.copytree(tmp_path / "wo2-1", tmp_path / "keys-1")
+    shutil.copy(tmp_path / "wo2-1/probes.jsonl", tmp_path / "keys-1/probes.jsonl")
     done = run_cli("analysis/birth/phenomena.py", tmp_path, check=False)
     assert done.returncode == 3
     assert "1 of 20 criteria are missed" in done.stdout
