@@ -28,6 +28,7 @@ VALID_OUTPUT_DIST = ChoiceEnum(["same", *DISTRIBUTIONS])
 VALID_OUTPUT_SPLIT = ChoiceEnum(["same", *PARTS])
 STATISTICS = "bigram_statistics_sha256"  # in the state of a task
 MODELS = "ihead_basic, ihead_full, transnormer_lm, normgrowth_lm"
+_PADDING = "a padding symbol, which the vocabulary of a corpus does not have"
 logger = logging.getLogger(__name__)
 
 
@@ -185,12 +186,9 @@ class BigramICLTask(ProbeLogMixin, KeptDictionary, GrowthLogMixin, FairseqTask):
         """
         kind = ARCH_MODEL_REGISTRY.get(cfg._name) or MODEL_REGISTRY.get(cfg._name)
         if kind is not None and (issubclass(kind, FairseqEncoderModel) or kind.__module__.startswith("fairseq.")):
-            what = (
-                "no language model from left to right"
-                if issubclass(kind, FairseqEncoderModel)
-                else "needs a padding symbol, which the vocabulary of a corpus does not have"
-            )
-            raise ValueError(f"{NAME}: --arch {cfg._name} {what}; models for this task are {MODELS}")
+            encoder = issubclass(kind, FairseqEncoderModel)
+            why = "is no language model from left to right" if encoder else f"needs {_PADDING}"
+            raise ValueError(f"{NAME}: --arch {cfg._name} {why}; models for this task are {MODELS}")
         return super().build_model(cfg, from_checkpoint)
 
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
@@ -200,10 +198,7 @@ class BigramICLTask(ProbeLogMixin, KeptDictionary, GrowthLogMixin, FairseqTask):
             ValueError: it is not for this task, or its loss would have no position.
         """
         if cfg._name != NAME:
-            raise ValueError(
-                f"{NAME}: --criterion {cfg._name} needs a padding symbol, which the vocabulary of a corpus does not "
-                f"have; give --criterion {NAME}"
-            )
+            raise ValueError(f"{NAME}: --criterion {cfg._name} needs {_PADDING}; give --criterion {NAME}")
         if cfg.loss_head_only and (self.cfg.no_output_counter or not self.cfg.num_triggers):
             option = "--no-output-counter" if self.cfg.no_output_counter else "--num-triggers 0"
             raise ValueError(
