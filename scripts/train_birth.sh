@@ -16,11 +16,12 @@
 # (--probe-interval 5).
 #
 #   ARCH=ihead_basic   or ihead_full: a standard transformer of two layers, width 64 and one head, 1,000 updates of 32
-#                      sequences of 128 tokens with AdamW
+#                      sequences of 128 tokens with AdamW; or transnormer_lm, normgrowth_lm: language models of that size
 #   TRIGGERS=fixed     the most frequent symbols, or random: each sequence has its own
-#   LOSS=head          tokens that it learns from: outputs from their second occurrence on; or all (ihead_full: all)
+#   LOSS=head          tokens that it learns from: outputs from their second occurrence on; or all, as all but
+#                      ihead_basic do
 #   SAVE_DIR=checkpoints/birth  where all of it goes, with train.log (JSON) and command.log
-#   SEQUENCES=512      sequences per update, whatever the number of processes (ihead_full: 32)
+#   SEQUENCES=512      sequences per update, whatever the number of processes; 32 of all but ihead_basic
 #   BATCH_SIZE=N       sequences a process holds at once (default: its share); less needs less memory
 #   NPROC=1            processes on a machine without GPU
 #   DRY_RUN=1          only print the command
@@ -36,6 +37,7 @@ esac
 [[ -z $corpus || -s $corpus || ${DRY_RUN:-0} == 1 ]] || die "no text or statistics $corpus, or it is empty" \
     "usage: $0 [CORPUS_OR_STATS] [fairseq-train flags]"
 arch=$(flag --arch "${ARCH:-ihead_basic}" "$@")
+standard=(--tokens-per-sample 128 --optimizer adam --adam-betas "(0.9, 0.99)" --lr 0.003 --weight-decay 0.01)
 case $arch in
     ihead_basic)
         loss=${LOSS:-head} sequences=512
@@ -44,10 +46,15 @@ case $arch in
         ;;
     ihead_full)
         loss=${LOSS:-all} sequences=32
-        recipe=(--arch ihead_full --ihead-dim 64 --ihead-heads 1 --tokens-per-sample 128
-            --optimizer adam --adam-betas "(0.9, 0.99)" --lr 0.003 --weight-decay 0.01)
+        recipe=("${standard[@]}" --arch ihead_full --ihead-dim 64 --ihead-heads 1)
         ;;
-    *) die "no recipe for ARCH=$arch; there are: ihead_basic ihead_full" ;;
+    transnormer_lm | normgrowth_lm)
+        loss=${LOSS:-all} sequences=32
+        recipe=("${standard[@]}" --arch "$arch" --decoder-layers 2 --decoder-embed-dim 64 --decoder-attention-heads 1
+            --decoder-ffn-embed-dim 256 --dropout 0)
+        [[ $arch != normgrowth_lm ]] || recipe+=(--norm-placement pre --final-norm)
+        ;;
+    *) die "no recipe for ARCH=$arch; there are: ihead_basic ihead_full transnormer_lm normgrowth_lm" ;;
 esac
 case $loss in
     head) recipe+=(--loss-head-only) ;;

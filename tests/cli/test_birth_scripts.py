@@ -66,7 +66,7 @@ def test_without_a_text_statistics_of_plays_go_into_the_save_folder(tmp_path):
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        ({"ARCH": "ihead_ful"}, "no recipe for ARCH=ihead_ful; there are: ihead_basic ihead_full"),
+        ({"ARCH": "ihead_ful"}, "no recipe for ARCH=ihead_ful; there are: ihead_basic ihead_full transnormer_lm"),
         ({"LOSS": "tail"}, "LOSS is 'tail'; it can be: head all"),
         ({"TRIGGERS": "some"}, "TRIGGERS is 'some'; it can be: fixed random"),
     ],
