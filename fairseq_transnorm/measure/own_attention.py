@@ -16,7 +16,8 @@ from ..modules.induction import InductionLayer
 from ..modules.local_attention import allowed_in_blocks
 from ..modules.softmax_attention import SoftmaxAttention
 
-_PIECE = 2**25  # numbers of the weights that are held at once
+# Numbers of the weights that are held at once: few enough for a processor's cache, or for a GPU to have few calls.
+_PIECE, _PIECE_OF_A_GPU = 2**20, 2**25
 
 
 def own_attention_modules(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:
@@ -75,7 +76,8 @@ def attended_positions(model: nn.Module) -> Iterator[list[Int[Tensor, "B H T"]]]
         # a mask of padding has to be parted too; what an induction layer gets besides is not for its attention
         masked = any(isinstance(other, Tensor) for other in [*others, *kwargs.values()])
         whole = masked and not isinstance(module, InductionLayer)
-        rows = len(x) if whole else max(1, _PIECE // (module.num_heads * x.shape[1] ** 2))
+        numbers = _PIECE if x.device.type == "cpu" else _PIECE_OF_A_GPU
+        rows = len(x) if whole else max(1, numbers // (module.num_heads * x.shape[1] ** 2))
         hidden, pieces = unseen(module, x.shape[1], x.device), []
         for piece in x.split(rows):
             weights = own_weights(module, piece, *others, **kwargs)
