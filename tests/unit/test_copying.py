@@ -24,11 +24,8 @@ from fairseq_transnorm.measure.own_attention import attended_positions
 from tests.birth_reference import T, V, build
 
 # Of the vocabulary a b c d: the trigger b has the output d.
-LETTERS = "abdbdca"
-EXAMPLE = Triggered(
-    *(torch.tensor([["abcd".index(z) for z in part]]) for part in (LETTERS[:-1], LETTERS[1:])),
-    torch.tensor([[0, 1, 0, 2, 0, 0]]),
-)
+LETTERS = torch.tensor([["abcd".index(letter) for letter in "abdbdca"]])
+EXAMPLE = Triggered(LETTERS[:, :-1], LETTERS[:, 1:], torch.tensor([[0, 1, 0, 2, 0, 0]]))
 
 
 def values(sums):

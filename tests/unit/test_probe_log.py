@@ -229,10 +229,13 @@ def test_a_line_has_what_was_before_the_update(tmp_path):
 
 
 def test_an_update_that_is_made_again_has_one_line_and_others_none(tmp_path):
-    task, measure, model = started(tmp_path)
+    task, measure, model = started(tmp_path, log_norms=True)
     for number in range(4):
         update(task, measure, model, number, times=1 + (number == 2))
-    assert [found["iter"] for found in read_probes(tmp_path)] == [0, 2]
+    first, second = read_probes(tmp_path)
+    assert (first["iter"], second["iter"]) == (0, 2)
+    # each of the updates 0 and 1, and the first try at 2, makes the weights three times as long
+    assert second["norm_layers.0.wk.weight"] == pytest.approx(27 * first["norm_layers.0.wk.weight"])
 
 
 def test_another_process_writes_nothing(tmp_path):
