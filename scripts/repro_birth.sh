@@ -27,8 +27,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/_run.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/_steps.sh"
 
 seed=${SEED:-0} seeds=${SEEDS:-3} longest=${MAX_UPDATE:-1001} jobs=${JOBS:-2}
-common=(--cpu --no-progress-bar --log-interval 20 --probe-interval 20 --valid-sequences 128 --save-interval-updates 100
-    --keep-interval-updates -1)
+common=(--cpu --no-progress-bar --log-interval 20 --probe-interval 20 --save-interval-updates 100 --keep-interval-updates -1)
 quick="--ihead-dim 128 --tokens-per-sample 128 --lr 0.2"
 k1=200:layers.0.wk.weight k2=200:layers.1.wk.weight o2=200:layers.1.wo.weight
 # run: name, seeds, sequences of an update, updates, settings of scripts/train_birth.sh, flags of its own

@@ -110,7 +110,8 @@ def _kept(run: Run) -> float:
 
 
 def _late_accuracy(run: Run) -> float:
-    updates, values = run.series("acc_end_test")
+    # of training batches, which are new ones each time: a few sequences in which a trigger is its own output weigh much
+    updates, values = run.series("acc_end")
     return float(values[(updates >= QUICK) & (updates <= LONG)].mean())
 
 
@@ -154,7 +155,7 @@ CRITERIA: tuple[Criterion[Evidence], ...] = (
         8, "two layers copy in context", "two layers: accuracy after 600", _at("full", QUICK, "acc_end_test"), 0.95
     ),
     Criterion(8, "", "two layers: loss_head after 600", _at("full", QUICK, "loss_head"), 0, 0.3),
-    Criterion(8, "one layer does not", "one layer: accuracy, 600 to 1000", _each("one_layer", _late_accuracy), 0, 0.6),
+    Criterion(8, "one layer does not", "one layer: acc_end, 600 to 1000", _each("one_layer", _late_accuracy), 0, 0.6),
     Criterion(
         8,
         "",

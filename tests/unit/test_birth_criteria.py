@@ -41,7 +41,7 @@ def good():
         "keys-1": log(600, acc_end_test=0.3, wo1_acc=0.8),
         "wo2-1": log(600, acc_end_test=0.02, wo1_acc=from_update(220, 1.0, before=0.03), wk0_64_acc=0.03),
         "full-1": log(1000, acc_end_test=0.97, **losses),
-        "one_layer-1": log(1000, acc_end_test=0.5, loss_head=2.0),
+        "one_layer-1": log(1000, acc_end=0.5, loss_head=2.0),
     }
 
 
