@@ -13,11 +13,12 @@ from fairseq.logging import metrics
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY
 from fairseq.optim.lr_scheduler import LR_SCHEDULER_DATACLASS_REGISTRY
-from fairseq.tasks import FairseqTask
+from fairseq.tasks import TASK_DATACLASS_REGISTRY, FairseqTask
 from fairseq.tasks.language_modeling import LanguageModelingConfig
 from omegaconf import OmegaConf
 from torch import nn
 
+from fairseq_transnorm.criterions.bigram_icl import BigramICLCriterionConfig
 from fairseq_transnorm.measure.growth_log import GrowthLog, read_growth
 from fairseq_transnorm.measure.hidden_states import HiddenStates
 from fairseq_transnorm.measure.saturation import mean_pair_cosine, token_cosines
@@ -285,6 +286,9 @@ def test_no_other_group_has_an_option_of_the_same_name():
     assert not {name: task & names for name, names in groups.items() if task & names}
     assert not {name for name, names in groups.items() if name != "criterion" and "target_weights" in names}
     assert not {name for name, names in groups.items() if name != "lr_scheduler" and "hold_updates" in names}
+    others = set().union(*(names for name, names in groups.items() if name != "criterion"))
+    others |= {option for config in TASK_DATACLASS_REGISTRY.values() for option in names_of(config)}
+    assert not names_of(BigramICLCriterionConfig) & others
 
 
 def names_of(config):
