@@ -70,7 +70,9 @@ class Triggered(NamedTuple):
 
 
 def triggered(sample: Mapping[str, Any]) -> Triggered:
-    """Return what a batch of the task holds."""
+    """Return what a batch of the task ``bigram_icl`` holds; raise ValueError for one of another task."""
+    if "counters" not in sample:
+        raise ValueError("no counters of triggers in the batch; the criterion bigram_icl needs --task bigram_icl")
     return Triggered(sample["net_input"]["src_tokens"], sample["target"], sample["counters"])
 
 

@@ -144,6 +144,13 @@ def test_sets_of_no_position_leave_no_metric_and_no_gradient(head_only):
         assert shown([log, some])["loss"] == shown([some])["loss"], "an empty batch has no weight"
 
 
+def test_batches_of_another_task_are_refused():
+    sample = batch(1, seed=7)
+    del sample["counters"]
+    with pytest.raises(ValueError, match="criterion bigram_icl needs --task bigram_icl"):
+        criterion()(build(), sample)
+
+
 def test_the_attention_is_looked_at_where_it_is_its_turn():
     measure, sample, model = criterion(log_probes=True, probe_interval=3), batch(1, seed=6), build()
     for updates in range(5):
