@@ -8,8 +8,9 @@ the sequence drawn, and for --sequences others, in what share of positions each 
   back      after a trigger, at that trigger, as in layer 1 of an induction head
   behind    at a trigger seen before, at a token that followed it before, as in layer 2
 
-Weights of a softmax are drawn on a scale from 0 to 1. Those of linear attention have signs and no sum: their map is red
-for positive and blue for negative weights, on a scale of its own. STEM.json and STEM.csv have all weights drawn.
+Weights of a softmax are drawn on a scale from 0 to 1. Those of linear attention, and of blocks without a softmax, have
+signs and no sum: their map is red for positive and blue for negative weights, on a scale of its own. STEM.json and
+STEM.csv have all weights that are drawn.
 
   python analysis/birth/attention_maps.py runs/basic/checkpoint_last.pt
   python analysis/birth/attention_maps.py runs/basic/checkpoint_last.pt --text "To be, or not to be" --window 19
@@ -120,8 +121,8 @@ def draw_map(ax: Axes, rows: Rows, deep: bool, side: float) -> AxesImage:
     weights = np.full((len(places), len(places)), np.nan)
     for row in rows:
         weights[row["query"] - places[0], row["key"] - places[0]] = row["weight"]
-    signed = rows[0]["kind"] == SIGNED
-    most = float(np.nanmax(np.abs(weights))) or 1.0
+    low, most = float(np.nanmin(weights)), float(np.nanmax(np.abs(weights))) or 1.0
+    signed = rows[0]["kind"] == SIGNED or low < 0 or most > 1.001  # blocks without a softmax too
     scale: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -most, "vmax": most} if signed else {"vmin": 0.0, "vmax": 1.0}
     ends = (places[0] - 0.5, places[-1] + 0.5)
     image = ax.imshow(weights, extent=(*ends, *ends[::-1]), **{"cmap": "cividis"} | scale, interpolation="nearest")
@@ -142,7 +143,7 @@ def add_bars(axes: list[Axes], images: list[AxesImage]) -> None:
     plain = [ax for ax, image in zip(axes, images, strict=True) if image.norm.vmin == 0]
     for ax, image in zip(axes, images, strict=True):
         if ax not in plain:
-            ax.figure.colorbar(image, ax=ax, shrink=0.6, label="weight of linear attention")
+            ax.figure.colorbar(image, ax=ax, shrink=0.6, label="weight, with sign")
     if plain:
         ax.figure.colorbar(images[axes.index(plain[0])], ax=plain, shrink=0.6, label="attention weight")
 

@@ -131,13 +131,14 @@ def draw_columns(rows: Rows, runs: dict[str, Rows], stem: str, options: argparse
             if not line:
                 name_releases(ax, runs[run])
                 panel_title(ax, with_seeds(run, runs[run]) + "\n" * staged)  # above the names of what is released
-            if column == len(runs) - 1:
+            if column == len(runs) - 1:  # a row has one scale, of all that was drawn
+                set_scale(ax, plot)
                 legend(ax, beside=True)
 
 
 def draw_together(ax: Axes, runs: dict[str, Rows], plot: str) -> None:
     """Draw one kind of curves of all runs: a colour for each run, a dash for each curve."""
-    first, *others = PLOTS[plot][::-1] if plot == "losses" else PLOTS[plot]
+    first, *others = PLOTS[plot]
     styles = line_styles(runs)
     for run, rows in runs.items():
         mean_curve(ax, rows, "updates", first, with_seeds(run, rows), styles[run] | {"linestyle": DASHES[0]})
@@ -161,7 +162,6 @@ def draw_run(ax: Axes, rows: Rows, plot: str) -> None:
             mean_curve(ax, rows, "updates", name, NAMES[name].format(cutoff=rows[0]["cutoff"]), styles[name])
     for update in releases(rows[0]["freeze_until"]):
         ax.axvline(update, **RELEASE)
-    set_scale(ax, plot)
 
 
 def name_releases(ax: Axes, rows: Rows) -> None:

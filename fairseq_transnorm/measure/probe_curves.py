@@ -22,14 +22,14 @@ PLOTS: dict[str, tuple[str, ...]] = {
     "accuracy": ("acc_end_test", "acc_end"),
     "recall": ("wo1_acc", "wk1_acc", "wk0_acc", CUT),
     "feed_forward": ("ff1_loss",),
-    "losses": ("loss_bigram", "loss_head"),
+    "losses": ("loss_head", "loss_bigram"),
     "attention": ("score_start_acc", "score2_acc", "score_cond_acc", "pred_attended_acc"),
 }
 # what the logs of a model without any value of a plot lack
 _WHY = {
     "recall": "its weights are no memories that the probes know (they are defined for two layers and more)",
     "feed_forward": "its second layer has no feed-forward map that is known (--final-ffn)",
-    "attention": "its attention was not looked into (one head, two layers), or no trigger came twice",
+    "attention": "they are of two layers with one head each",
 }
 COLUMNS = ("run", "source", "updates", "freeze_until", "cutoff", *(name for names in PLOTS.values() for name in names))
 
