@@ -26,8 +26,8 @@ LEVELS = {
     "__main__": 3,
 }
 # Measures that are plain torch, like modules/, and that training logs too.
-PLAIN = ("parameters", "hidden_states", "scaling", "saturation", "json_lines", "growth_log")
-PLAIN += ("own_attention", "copying", "memory_probes", "probe_log")
+PLAIN = ["parameters", "hidden_states", "scaling", "saturation", "json_lines", "growth_log"]
+PLAIN += ["own_attention", "copying", "memory_probes", "probe_log"]
 PLAIN_MEASURES = {f"measure.{name}" for name in PLAIN}
 ENTRY_FOLDERS = ("analysis", "preprocessing", "scripts")
 
