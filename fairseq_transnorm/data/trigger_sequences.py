@@ -50,7 +50,7 @@ class Sampler:
 
     def pool(self, trigger: int) -> np.ndarray:
         """Return the possible outputs of a trigger in ascending order."""
-        found = output_part(self.size, self.settings.part)
+        found = np.array(output_part(self.size, self.settings.part))
         return found[found != trigger] if self.settings.no_repeat else found
 
     def sequences(self, rngs: Sequence[np.random.Generator]) -> TriggerSequences:
@@ -115,8 +115,8 @@ class VectorisedSampler(Sampler):
         self.first, self.next = _Choices(statistics.unigram[None]), _Choices(statistics.bigram)
         part = output_part(self.size, settings.part)
         symbols = np.arange(self.size)
-        excluded = settings.no_repeat & np.isin(symbols, part)
-        self.lowest, self.pool_sizes = int(part[0]), len(part) - excluded
+        excluded = settings.no_repeat & (symbols >= part.start) & (symbols < part.stop)
+        self.lowest, self.pool_sizes = part.start, len(part) - excluded
         self.left_out = np.where(excluded, symbols, self.size)  # the symbol that a trigger's pool lacks
 
     @cached_property
@@ -185,19 +185,18 @@ class _Choices:
         cumulative = weights.cumsum(1)
         cumulative /= cumulative[:, -1:]
         self.columns = weights.shape[1]
-        # In a row, the symbol i is drawn from bounds[i] on up to below bounds[i + 1].
-        self.bounds = np.pad(cumulative, ((0, 0), (1, 0))).ravel()
+        # In a row, the symbol i is drawn from bounds[i] on; the last bound, 1, is never reached.
+        self.bounds = np.pad(cumulative, ((0, 0), (1, 0)))[:, :-1].ravel()
         # All rows one after the other, so that one search serves for draws from different rows.
         self.line = (cumulative + np.arange(len(weights))[:, None]).ravel()
 
     def draw(self, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Draw from a row with each number in [0, 1); both have the shape of the result."""
         found = np.searchsorted(self.line, rows + numbers, side="right") - rows * self.columns
-        # The sum was rounded, so that the search may end beside a bound that is very close to the number.
+        # Rounding keeps the order of the sums: no bound is missed, but one that is hardly above the number, or one of the
+        # next row, may be counted too.
         found = np.minimum(found, self.columns - 1)
-        start = rows * (self.columns + 1)
+        start = rows * self.columns
         while (over := self.bounds[start + found] > numbers).any():
             found -= over
-        while (under := self.bounds[start + found + 1] <= numbers).any():
-            found += under
         return found

@@ -52,10 +52,10 @@ def fixed_triggers(statistics: BigramStatistics, settings: TriggerSettings) -> l
     return order[last - settings.num_triggers : last].tolist()
 
 
-def output_part(size: int, part: str) -> np.ndarray:
+def output_part(size: int, part: str) -> range:
     """Return the symbols of a part of a vocabulary of ``size`` symbols."""
     cut = int(TRAIN_SHARE * size)
-    return np.arange(cut if part == "test" else 0, cut if part == "train" else size)
+    return range(cut if part == "test" else 0, cut if part == "train" else size)
 
 
 def check_settings(statistics: BigramStatistics, settings: TriggerSettings, prefix: str = "--") -> None:
@@ -118,8 +118,8 @@ def _check_outputs(statistics: BigramStatistics, settings: TriggerSettings, dist
     if not settings.no_repeat:
         return
     triggers = fixed_triggers(statistics, settings) if settings.fixed else np.flatnonzero(statistics.unigram_counts)
-    weights = np.zeros((size, size))
-    weights[:, part] = statistics.bigram[:, part] if settings.distribution == "bigram" else 1
+    weights, columns = np.zeros((size, size)), slice(part.start, part.stop)
+    weights[:, columns] = statistics.bigram[:, columns] if settings.distribution == "bigram" else 1
     np.fill_diagonal(weights, 0)
     if stuck := [statistics.vocab[trigger] for trigger in triggers if not weights[trigger].any()]:
         given = dist_flag + " bigram" if settings.distribution == "bigram" else f"{part_flag} {settings.part}"

@@ -159,8 +159,8 @@ class BigramICLTask(ProbeLogMixin, KeptDictionary, GrowthLogMixin, FairseqTask):
         if state_dict.get(STATISTICS, self.statistics.sha256) != self.statistics.sha256:
             self._other_statistics = checkpoint
             logger.warning(
-                "%s: %s was trained on another text with the same symbols than %s: other frequencies, and perhaps "
-                "other fixed triggers",
+                "%s: %s was trained on another text than %s, with the same symbols: what follows them is different, "
+                "and fixed triggers may be others",
                 *(NAME, checkpoint, self.data_of(self.cfg)),
             )
 
@@ -172,8 +172,8 @@ class BigramICLTask(ProbeLogMixin, KeptDictionary, GrowthLogMixin, FairseqTask):
         """
         if self._other_statistics is not None and trainer.get_num_updates():
             raise ValueError(
-                f"{NAME}: {self._other_statistics} was trained on another text with the same symbols than "
-                f"{self.data_of(self.cfg)}; give that of its training, or begin a new run from its weights with "
+                f"{NAME}: {self._other_statistics} was trained on another text than {self.data_of(self.cfg)}, with the "
+                "same symbols; give that of its training, or begin a new run from its weights with "
                 "--finetune-from-model and another --save-dir"
             )
         super().begin_training(trainer)
