@@ -193,8 +193,8 @@ class _Choices:
     def draw(self, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Draw from a row with each number in [0, 1); both have the shape of the result."""
         found = np.searchsorted(self.line, rows + numbers, side="right") - rows * self.columns
-        # Rounding keeps the order of the sums: no bound is missed, but one that is hardly above the number, or one of the
-        # next row, may be counted too.
+        # Rounding keeps the order of the sums: no bound is missed, but one that is hardly above the number, or one of
+        # the next row, may be counted too.
         found = np.minimum(found, self.columns - 1)
         start = rows * self.columns
         while (over := self.bounds[start + found] > numbers).any():
