@@ -143,7 +143,7 @@ def draw_together(ax: Axes, runs: dict[str, Rows], plot: str) -> None:
     for run, rows in runs.items():
         mean_curve(ax, rows, "updates", first, with_seeds(run, rows), styles[run] | {"linestyle": DASHES[0]})
         for name in others:
-            mean_curve(ax, rows, "updates", name, None, THIN | {"color": styles[run]["color"]})
+            mean_curve(ax, rows, "updates", name, None, THIN | {"color": styles[run]["color"]}, band=False)
     if others:  # the dashes explained once, in no run's colour
         ax.plot([], [], color="0.3", label=NAMES[first])
         ax.plot([], [], **THIN, color="0.3", label=NAMES[others[0]])
@@ -159,7 +159,8 @@ def draw_run(ax: Axes, rows: Rows, plot: str) -> None:
     styles = line_styles(PLOTS[plot]) | {"acc_end": THIN | {"color": "0.3", "zorder": 1.9}}
     for name in PLOTS[plot]:
         if any(row[name] is not None for row in rows):
-            mean_curve(ax, rows, "updates", name, NAMES[name].format(cutoff=rows[0]["cutoff"]), styles[name])
+            label = NAMES[name].format(cutoff=rows[0]["cutoff"])
+            mean_curve(ax, rows, "updates", name, label, styles[name], band=name != "acc_end")
     for update in releases(rows[0]["freeze_until"]):
         ax.axvline(update, **RELEASE)
 

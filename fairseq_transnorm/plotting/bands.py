@@ -10,7 +10,14 @@ from matplotlib.axes import Axes
 
 
 def mean_curve(
-    ax: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str, label: str | None, style: Mapping[str, Any]
+    ax: Axes,
+    rows: Sequence[Mapping[str, Any]],
+    x: str,
+    y: str,
+    label: str | None,
+    style: Mapping[str, Any],
+    *,
+    band: bool = True,
 ) -> None:
     """Draw one variant: a line, or for several seeds their mean and a band from the lowest to the highest.
 
@@ -23,6 +30,7 @@ def mean_curve(
         y: column up.
         label: name in the legend; None for no entry.
         style: keywords of ``plot``.
+        band: False leaves the band out, of a curve that only goes with another.
     """
     sources = {row["source"] for row in rows}
     by_update: dict[int, list[Mapping[str, Any]]] = {}
@@ -31,7 +39,7 @@ def mean_curve(
             by_update.setdefault(row["updates"], []).append(row)
     points = [group for _, group in sorted(by_update.items()) if len(group) == len(sources)]
     xs = [statistics.fmean(row[x] for row in group) for group in points]
-    if len(sources) > 1:
+    if band and len(sources) > 1:
         low, high = ([pick(row[y] for row in group) for group in points] for pick in (min, max))
         ax.fill_between(xs, low, high, color=style["color"], alpha=0.18, linewidth=0)
     means = [statistics.fmean(row[y] for row in group) for group in points]

@@ -155,6 +155,7 @@ def test_what_is_in_a_panel(script, runs):
         "training batch",
         "release",
     ]
+    assert len(together.collections) == 1, "a band for what is drawn thickly, of the run with two seeds"
     mean = next(line for line in together.lines if line.get_label().startswith("basic"))
     assert list(mean.get_ydata()) == pytest.approx([0.1, 0.7, 0.95])
 
