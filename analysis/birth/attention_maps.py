@@ -68,7 +68,7 @@ def measure(options: argparse.Namespace) -> Rows:
         raise ValueError("--triggers says what to count in --text; sequences of the task have triggers of their own")
     rows = []
     for label, path in options.inputs:
-        run = load_trigger_run(path, options.device)
+        run = load_trigger_run(path, options.data, options.device)
         if options.text is not None:
             sequence = given(run, options.text.replace("\\n", "\n"), options.triggers)
         else:
@@ -163,6 +163,7 @@ def summary(rows: Rows, options: argparse.Namespace) -> Rows:
 def main(argv: list[str] | None = None) -> int:
     parser = analysis_parser(str(__doc__), "outputs/birth_attention", inputs="checkpoint", device=True)
     add = parser.add_argument
+    add("--data", metavar="FILE", help="corpus or its statistics, when that of the training is gone")
     add("--text", help="sequence to draw, in characters of the corpus; \\n is a new line")
     add("--triggers", metavar="CHARACTERS", help="what to count in --text, where the run has no fixed triggers")
     add("--split", choices=list(SPLITS), default="test", help="of the sequence to draw (default: %(default)s)")

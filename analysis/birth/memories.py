@@ -54,7 +54,9 @@ def measure(options: argparse.Namespace) -> Rows:
     check_distinct(options.inputs, "checkpoints")
     rows = []
     for label, path in options.inputs:
-        rows += memory_rows(load_trigger_run(path, options.device), label, options.tokens, options.positions)
+        rows += memory_rows(
+            load_trigger_run(path, options.data, options.device), label, options.tokens, options.positions
+        )
     return rows
 
 
@@ -123,6 +125,7 @@ def verdict(rows: Rows, options: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = analysis_parser(str(__doc__), "outputs/birth_memories", inputs="checkpoint", device=True)
     add = parser.add_argument
+    add("--data", metavar="FILE", help="corpus or its statistics, when that of the training is gone")
     add("--tokens", type=at_least(2), default=80, metavar="N", help="the most frequent to draw (default: %(default)s)")
     add("--positions", type=at_least(2), metavar="N", help="first to draw (default: the run's probe cutoff)")
     return run_analysis(parser, argv, measure, draw, columns=COLUMNS, summary=summary, verdict=verdict)

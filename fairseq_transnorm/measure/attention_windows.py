@@ -33,13 +33,13 @@ class Window(NamedTuple):
     size: int
 
 
-def load_trigger_run(path: str | Path, device: str = "cpu") -> Run:
-    """Load a checkpoint of a model of sequences with triggers.
+def load_trigger_run(path: str | Path, data: str | Path | None = None, device: str = "cpu") -> Run:
+    """Load a checkpoint of a model of sequences with triggers; arguments as of :func:`load_run`.
 
     Raises:
         ValueError: it was trained on another task; and as of :func:`load_run`.
     """
-    run = load_run(path, device=device)
+    run = load_run(path, data, device)
     if (task := run.cfg.task._name) != TASK:
         raise ValueError(f"checkpoint {path} was trained on the task {task!r}; give one of {TASK}")
     return run

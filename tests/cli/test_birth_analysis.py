@@ -51,7 +51,8 @@ def test_probes_of_every_checkpoint_are_those_logged(memories, logged, tmp_path,
 
 def test_a_log_of_other_weights_and_none_at_all(memories, logged, tmp_path, capsys):  # noqa: F811
     shutil.copyfile(logged / "checkpoint_last.pt", tmp_path / "checkpoint_last.pt")
-    arguments = [str(tmp_path / "checkpoint_last.pt"), "--tokens", "5", "--out", str(tmp_path / "x")]
+    text = str(ROOT / "tests/data/lighthouse.txt")
+    arguments = [str(tmp_path / "checkpoint_last.pt"), "--tokens", "5", "--data", text, "--out", str(tmp_path / "x")]
     assert memories(arguments) == 0
     assert capsys.readouterr().out.count("no line in the log") == 5
     right = read_probes(logged)
