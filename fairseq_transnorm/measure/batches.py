@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 from ..data import tokenizers
 from ..data.folder import NOTE, read_note
 from ..modules.growth_attention import GrowthAttention
-from .checkpoints import Run
+from .checkpoints import Run, data_folder
 from .evaluation import load_split
 
 logger = logging.getLogger(__name__)
@@ -146,7 +144,7 @@ def _of_text(run: Run, sentences: Sequence[str]) -> list[list[int]]:
 
 
 def _encoder(run: Run) -> Callable[[str], str]:
-    folder = Path(str(run.cfg.task.data).split(os.pathsep)[0])
+    folder = data_folder(run)
     if not (folder / NOTE).is_file():
         return lambda text: text
     note = read_note(folder)

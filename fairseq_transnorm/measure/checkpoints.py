@@ -77,6 +77,21 @@ def load_run(path: str | Path, data: str | Path | None = None, device: str | tor
     return Run(path, model.eval().to(device), cfg, task, updates, epochs)
 
 
+def data_folder(run: Run) -> Path:
+    """Return the data folder of a run, the first of several.
+
+    Raises:
+        ValueError: its task has none, as ``bigram_icl``.
+    """
+    name = getattr(run.cfg.task, "data", None)
+    if not name:
+        raise ValueError(
+            f"checkpoint {run.path} is of the task {run.cfg.task._name!r}, which has no data folder to take text from; "
+            "give one that was trained on text"
+        )
+    return Path(str(name).split(os.pathsep)[0])
+
+
 def check_device(device: str | torch.device) -> None:
     """Raise ValueError where a device is not there."""
     try:

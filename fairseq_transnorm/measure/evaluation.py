@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from fairseq.data import data_utils
 
 from ..whole_file import whole_file
-from .checkpoints import Run
+from .checkpoints import Run, data_folder
 
 LOGITS = 2**27  # numbers of a batch: 0.5 GB, and the softmax needs some copies of them
 _LINES = 10_000  # of a split, counted at once
@@ -26,12 +25,12 @@ def load_split(run: Run, subset: str) -> Any:
 
     Raises:
         FileNotFoundError: no such split; the message lists those that are there.
-        ValueError: the split is empty.
+        ValueError: the split is empty, or the run has no data folder.
     """
-    folder = str(run.cfg.task.data).split(os.pathsep)[0]
-    dataset = data_utils.load_indexed_dataset(os.path.join(folder, subset), run.task.source_dictionary)
+    folder = data_folder(run)
+    dataset = data_utils.load_indexed_dataset(str(folder / subset), run.task.source_dictionary)
     if dataset is None:
-        there = sorted(path.stem for path in Path(folder).glob("*.idx"))
+        there = sorted(path.stem for path in folder.glob("*.idx"))
         raise FileNotFoundError(f"data folder {folder} has no split {subset!r}; it has {', '.join(there) or 'none'}")
     if not dataset.sizes.sum():
         raise ValueError(f"split {subset!r} in {folder} is empty: there is nothing to evaluate")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 import torch
 from fairseq.data import data_utils
 from torch import Tensor
 
-from .checkpoints import Run, load_run
+from .checkpoints import Run, data_folder, load_run
 
 
 def token_windows(run: Run, split: str, length: int, count: int, seed: int) -> Tensor:
@@ -28,7 +27,7 @@ def token_windows(run: Run, split: str, length: int, count: int, seed: int) -> T
     """
     if length < 1 or count < 1:
         raise ValueError(f"asked for {count} stretches of {length} tokens; both must be at least 1")
-    folder = Path(run.cfg.task.data)
+    folder = data_folder(run)
     dataset = data_utils.load_indexed_dataset(str(folder / split), run.task.source_dictionary)
     if dataset is None:
         there = sorted(p.stem for p in folder.glob("*.idx"))

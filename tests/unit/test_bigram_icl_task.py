@@ -20,6 +20,7 @@ import fairseq_transnorm  # noqa: F401  (registers)
 from fairseq_transnorm.criterions.bigram_icl import BigramICLCriterionConfig
 from fairseq_transnorm.data.bigram_statistics import write_statistics
 from fairseq_transnorm.measure.checkpoints import load_run, read_mapped, trained_names
+from fairseq_transnorm.measure.text import token_windows
 from fairseq_transnorm.tasks.bigram_icl import MODELS, BigramICLConfig, BigramICLTask
 from tests.trigger_reference import LIGHTHOUSE, lighthouse
 
@@ -325,6 +326,10 @@ def test_a_run_does_not_go_on_with_other_frequencies(checkpoint, tmp_path, caplo
 def test_measures_find_the_corpus_or_say_how_to_give_another(checkpoint, tmp_path, caplog):
     run = load_run(checkpoint)
     assert (run.updates, tuple(run.task.source_dictionary.symbols)) == (1, lighthouse().vocab)
+    with pytest.raises(
+        ValueError, match=r"c\.pt is of the task 'bigram_icl', which has no data folder to take text from"
+    ):
+        token_windows(run, "valid", length=1, count=1, seed=1)
     write_statistics(lighthouse(), tmp_path / "s.json")
     text = write(tmp_path / "text", LIGHTHOUSE.read_text())
     moved = checkpoint.with_name("moved")
