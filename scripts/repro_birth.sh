@@ -119,27 +119,25 @@ figures() {
     begin '[3/4] figures'
     of basic "all trained" keys "keys frozen" wk1 "\$W_K^1\$ frozen" \
         wk2 "\$W_K^2\$ frozen" wo2 "\$W_O^2\$ frozen"
-    draw freezing $plot --plot accuracy recall "${of[@]}"
+    draw freezing $plot "${of[@]}" --plot accuracy recall
     of ffn fixed ffn_random random
-    draw triggers $plot --plot losses "${of[@]}"
+    draw triggers $plot "${of[@]}" --plot losses
     finish
     of ffn "uniform, on uniform" uniform_on_bigram "uniform, on bigram" bigram_on_bigram "bigram, on bigram" \
         bigram_on_uniform "bigram, on uniform"
-    draw outputs $plot --plot accuracy "${of[@]}"
+    draw outputs $plot "${of[@]}" --plot accuracy
     of ffn "fixed triggers" ffn_random "random triggers"
-    draw feed_forward $plot --plot accuracy recall feed_forward "${of[@]}"
+    draw feed_forward $plot "${of[@]}" --plot accuracy recall feed_forward
     finish
     of full "two layers" one_layer "one layer" full_random "two layers, random triggers"
-    draw layers $plot --plot losses "${of[@]}"
-    draw layers_accuracy $plot --plot accuracy "${of[@]}"
-    finish
+    draw layers $plot "${of[@]}" --plot losses accuracy
     of example "the example, an eighth" basic "quick" random "random triggers" full "standard transformer"
-    draw probes $plot --plot accuracy recall attention "${of[@]}"
+    draw probes $plot "${of[@]}" --plot accuracy recall attention
+    finish
     last=$out/basic-1/checkpoint_last.pt early=$out/basic-1/checkpoint_1_100.pt
     models=("at the end=$last")
     [[ ! -s $early ]] || models=("after 100 updates=$early" "${models[@]}")
     draw attention_maps birth/attention_maps "${models[@]}"
-    finish
     draw memories birth/memories "${models[@]}"
     finish
     end

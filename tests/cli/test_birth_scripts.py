@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shutil
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from fairseq_transnorm.measure.birth_criteria import CRITERIA
 from fairseq_transnorm.measure.probe_log import read_probes
 from tests.cli.conftest import SCRIPT_ENV
+from tests.cli.test_birth_probes import logged  # noqa: F401  (a fixture)
 from tests.helpers import ROOT, run_cli
 from tests.unit.test_birth_criteria import good
 from tests.unit.test_config_yaml import from_command
@@ -27,23 +29,21 @@ def planned(*arguments, check=True, **env):
     return run_cli("scripts/train_birth.sh", *arguments, env=env, check=check).stdout
 
 
-def values(line):
-    return {name: value for name, value in line.items() if name != "wall"}
-
-
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
-    """Within an epoch of 6 updates, with random triggers and matrices that are released before and after the stop."""
-    freeze = "6:layers.0.wk.weight,10:layers.1.wo.weight"
+def test_a_run_that_was_stopped_while_matrices_were_frozen_goes_on(tmp_path):
+    """Within an epoch of 6 updates; one matrix is released before the stop, another after it."""
+    flags = ["--freeze-until", "6:layers.0.wk.weight,12:layers.1.wo.weight", "--log-norms"]
     settings = {"TRIGGERS": "random", "LOSS": "all"}
-    train(tmp_path / "whole", "--max-update", 13, "--freeze-until", freeze, **settings)
-    train(tmp_path / "parts", "--max-update", 8, "--freeze-until", freeze, **settings)
-    output = train(tmp_path / "parts", "--max-update", 13, "--freeze-until", freeze, **settings)
-    assert "Going on from" in output
-    assert "after 8 updates" in output
-    whole, parts = read_probes(tmp_path / "whole"), read_probes(tmp_path / "parts")
-    assert {line["iter"] for line in whole} >= {0, 4, 8, 12}
-    after = [values(line) for line in whole if line["iter"] in (0, 4, 12)]
-    assert after == [values(line) for line in parts if line["iter"] in (0, 4, 12)]
+    train(tmp_path, "--max-update", 8, *flags, **settings)
+    output = train(tmp_path, "--max-update", 17, *flags, **settings)
+    assert f"Going on from {tmp_path}/checkpoint_last.pt after 8 updates" in output
+    lines = {line["iter"]: line for line in read_probes(tmp_path) if "split" not in line}
+    assert list(lines) == [0, 4, 8, 12, 16]
+    trained = {at: [name for name in line if name.startswith("norm_")] for at, line in lines.items()}
+    assert trained[4] == ["norm_layers.1.wk.weight"]
+    assert trained[8] == ["norm_layers.0.wk.weight", "norm_layers.1.wk.weight"]
+    assert trained[12] == [*trained[8], "norm_layers.1.wo.weight"]
+    assert lines[0]["wo1_acc"] == lines[12]["wo1_acc"]
+    assert lines[12]["norm_layers.1.wo.weight"] != lines[16]["norm_layers.1.wo.weight"]
 
 
 def test_the_settings_choose_the_recipe_and_the_user_s_flags_win():
@@ -95,14 +95,33 @@ def test_the_reproduction_has_commands_that_fairseq_takes_and_all_runs_of_the_cr
     assert not list(tmp_path.iterdir())
 
 
-def test_the_table_of_phenomena_tells_what_is_missed_by_its_status(tmp_path):
+def test_the_table_of_phenomena_tells_what_is_missed_by_its_status(tmp_path, capsys):
     for name, lines in good().items():
         (tmp_path / name).mkdir()
         lines = [{"epoch": 1, "wall": 0.0, "acc_end": None} | line for line in lines]
         (tmp_path / name / "probes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = run_cli("analysis/birth/phenomena.py", tmp_path)
-    assert done.stdout.count(" yes") == len(CRITERIA)
+    assert runpy.run_path(str(ROOT / "analysis/birth/phenomena.py"))["main"]([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count(" yes") == len(CRITERIA)
     shutil.copy(tmp_path / "wo2-1/probes.jsonl", tmp_path / "keys-1/probes.jsonl")
     done = run_cli("analysis/birth/phenomena.py", tmp_path, check=False)
     assert done.returncode == 3
     assert "1 of 20 criteria are missed" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_reproduction_draws_every_figure_of_its_runs_once(logged, tmp_path):  # noqa: F811
+    env = {"OUT": tmp_path, "NO_VENV": 1, "NO_CHECK": 1, "SEEDS": 1, "MAX_UPDATE": 14, "CORPUS": TEXT}
+    printed = run_cli("scripts/repro_birth.sh", env=env | SCRIPT_ENV | {"DRY_RUN": 1}).stdout
+    names = re.findall(rf"--save-dir {tmp_path}/(\S+)", printed)
+    statistics = run_cli("preprocessing/bigram_statistics.py", TEXT, "--out", tmp_path / "bigrams.json").stdout
+    assert "symbols" in statistics
+    for name in names:
+        shutil.copytree(logged, tmp_path / name)
+        (tmp_path / name / "done").write_text("now")
+    (tmp_path / "trained").write_text("now")
+    run_cli("scripts/repro_birth.sh", env=env)
+    figures = "freezing triggers outputs feed_forward layers probes attention_maps memories"
+    left = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("[a-z]*.*")}
+    assert set(left) >= {f"{name}.{kind}" for name in figures.split() for kind in ("png", "pdf", "json", "csv")}
+    run_cli("scripts/repro_birth.sh", env=env)
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("[a-z]*.*")} == left
