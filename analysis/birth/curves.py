@@ -35,11 +35,13 @@ from fairseq_transnorm.measure.probe_curves import (
     smoothed,
 )
 from fairseq_transnorm.plotting import (
+    BAND,
     BASELINE,
     DASHES,
     analysis_parser,
     at_least,
     check_runs,
+    count_seeds,
     describe,
     legend,
     line_styles,
@@ -120,7 +122,7 @@ def draw_columns(rows: Rows, runs: dict[str, Rows], stem: str, options: argparse
     beside = 2.5 if "attention" in options.plot else 1.3  # inches of the longest legend
     size = ((3.0 if len(runs) > 1 else 3.8) + beside / len(runs), 2.5)
     shape: dict[str, Any] = {"nrows": len(options.plot), "ncols": len(runs), "sharex": True, "sharey": "row"}
-    staged = any(row["freeze_until"] for row in rows)
+    staged, several = any(row["freeze_until"] for row in rows), any(count_seeds(mine) > 1 for mine in runs.values())
     with panels(stem, rows, **shape, size=size, seed=options.seed) as axes:
         for number, ax in enumerate(axes):
             line, column = divmod(number, len(runs))
@@ -130,9 +132,12 @@ def draw_columns(rows: Rows, runs: dict[str, Rows], stem: str, options: argparse
             describe(ax, **names)
             if not line:
                 name_releases(ax, runs[run])
-                panel_title(ax, with_seeds(run, runs[run]) + "\n" * staged)  # above the names of what is released
+                seeds = f" (n={count_seeds(runs[run])})" if several else ""
+                panel_title(ax, f"{run}{seeds}" + "\n" * staged)  # above the names of what is released
             if column == len(runs) - 1:  # a row has one scale, of all that was drawn
                 set_scale(ax, plot)
+                if several and not line:
+                    ax.fill_between([], [], **BAND, color="0.3", label="range of n seeds")
                 legend(ax, beside=True)
 
 

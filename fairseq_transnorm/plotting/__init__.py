@@ -1,7 +1,7 @@
 """Drawings of tables of numbers; nothing here knows a model, torch or fairseq."""
 
 from .axes import MARKED, count_axis, describe, legend, log_axis, mark_ticks, panel_title, shared_legend
-from .bands import mean_curve, with_seeds
+from .bands import BAND, count_seeds, mean_curve, with_seeds
 from .command import add_sentence_options, analysis_parser, at_least, run_analysis, run_criteria
 from .figure import figure, panels
 from .labels import Labelled, check_distinct, check_runs, file_names, labelled, show_symbol
@@ -10,6 +10,7 @@ from .styles import BASELINE, DASHES, LIMIT, line_style, line_styles, ordered_co
 from .tables import Table, format_cell, format_markdown, format_table, load_table, same_origin, save_csv, save_table
 
 __all__ = [
+    "BAND",
     "BASELINE",
     "DASHES",
     "LIMIT",
@@ -23,6 +24,7 @@ __all__ = [
     "check_distinct",
     "check_runs",
     "count_axis",
+    "count_seeds",
     "describe",
     "figure",
     "file_names",

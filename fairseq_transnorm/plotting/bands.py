@@ -8,6 +8,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+BAND: dict[str, Any] = {"alpha": 0.18, "linewidth": 0}
+
 
 def mean_curve(
     ax: Axes,
@@ -32,21 +34,26 @@ def mean_curve(
         style: keywords of ``plot``.
         band: False leaves the band out, of a curve that only goes with another.
     """
-    sources = {row["source"] for row in rows}
+    seeds = count_seeds(rows)
     by_update: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row[y] is not None and row[x] is not None:
             by_update.setdefault(row["updates"], []).append(row)
-    points = [group for _, group in sorted(by_update.items()) if len(group) == len(sources)]
+    points = [group for _, group in sorted(by_update.items()) if len(group) == seeds]
     xs = [statistics.fmean(row[x] for row in group) for group in points]
-    if band and len(sources) > 1:
+    if band and seeds > 1:
         low, high = ([pick(row[y] for row in group) for group in points] for pick in (min, max))
-        ax.fill_between(xs, low, high, color=style["color"], alpha=0.18, linewidth=0)
+        ax.fill_between(xs, low, high, color=style["color"], **BAND)
     means = [statistics.fmean(row[y] for row in group) for group in points]
     ax.plot(xs, means, **style, label=label, markevery=max(1, len(xs) // 8))
 
 
+def count_seeds(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many seeds of a variant there are."""
+    return len({row["source"] for row in rows})
+
+
 def with_seeds(label: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the name of a variant, and of how many seeds its curve is, where there are several."""
-    seeds = len({row["source"] for row in rows})
+    seeds = count_seeds(rows)
     return label if seeds < 2 else f"{label} (mean and range, n={seeds})"
