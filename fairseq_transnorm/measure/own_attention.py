@@ -1,9 +1,10 @@
-"""The attention of this package's own modules while a model runs: its weights, and where each query looks."""
+"""The attention of this package's own modules while a model runs: where queries look, and other weights in place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,3 +91,38 @@ def attended_positions(model: nn.Module) -> Iterator[list[Int[Tensor, "B H T"]]]
                 continue
             stack.callback(module.register_forward_pre_hook(look, with_kwargs=True).remove)
         yield found
+
+
+Edit = Callable[[int, Float[Tensor, "B H T S"]], Float[Tensor, "B H T S"]]  # number of a layer, from 0, and its weights
+
+
+@contextmanager
+def edited_weights(model: nn.Module, edit: Edit) -> Iterator[None]:
+    """Have each self-attention weigh its values by ``edit(layer, weights)`` for a while, without dropout.
+
+    Raises:
+        ValueError: an attention of the model has no weights between positions.
+    """
+    with ExitStack() as stack:
+        for layer, (name, (_, module)) in enumerate(own_attention_modules(model).items()):
+            if getattr(module, "axis", "time") == "batch":
+                raise ValueError(f"{name} attends over the sequences of a batch: it has no weights between positions")
+            for method, replacement in _edited(module, partial(edit, layer)).items():
+                setattr(module, method, replacement)
+                stack.callback(delattr, module, method)  # uncovers the method of the class
+        yield
+
+
+def _edited(module: Any, edit: Callable[[Tensor], Tensor]) -> dict[str, Callable[..., Tensor]]:
+    if isinstance(module, InductionLayer):
+        return {
+            "attend": lambda x: module.attend_plainly(x, edit(module.attention_weights(x))),
+            "read_out": lambda x, matrix: module(x).hidden @ matrix.T,
+        }
+
+    def mix(heads: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        q, k, v = module.features(heads)
+        width = heads.shape[-1]  # the values of linear attention with a denominator have one more channel
+        return edit(module.dense_weights(q, k, key_padding_mask)) @ v[..., :width]
+
+    return {"mix": mix}

@@ -110,3 +110,17 @@ def test_checkpoints_that_do_not_fit(attention_maps, memories, logged, fairseq_l
         assert main([str(tmp_path / "none.pt"), *out]) == 1
         assert "is not there" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_ablation(logged, tmp_path, capsys):  # noqa: F811
+    main = runpy.run_path(str(ROOT / FOLDER / "ablation.py"))["main"]
+    checkpoints = [f"a, b={logged / name}.pt" for name in ("checkpoint_1_4", "checkpoint_last")]  # as if two seeds
+    assert main([*checkpoints, "--sequences", "8", "--out", str(tmp_path / "x")]) == 0
+    rows = table(tmp_path / "x")
+    assert [row["updates"] for row in rows] == [4] * 5 + [UPDATES] * 5
+    assert len({row["cut"] for row in rows}) == 5
+    assert [row["share"] is None for row in rows] == [True, *[False] * 4] * 2
+    assert all(0 <= row["accuracy"] <= 1 for row in rows)
+    assert capsys.readouterr().out.count("a, b ") == 5, "a line for both seeds"
+    assert main(["--table", str(tmp_path / "x.json"), "--out", str(tmp_path / "y")]) == 0
+    assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
