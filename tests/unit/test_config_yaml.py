@@ -1,6 +1,7 @@
 """The YAML runs are the recipes of the training scripts and the presets, value by value."""
 
 import shlex
+from argparse import Namespace
 
 import pytest
 from fairseq import options
@@ -67,6 +68,9 @@ def flat(cfg, prefix: str = "") -> dict:
     for key, value in cfg.items():
         if isinstance(value, dict):
             found |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, Namespace):  # of fairseq's SGD, among all other options
+            names = ("_name", "lr", "momentum", "weight_decay")
+            found |= {f"{prefix}{key}.{name}": getattr(value, name) for name in names}
         else:
             found[prefix + key] = value
     return found
