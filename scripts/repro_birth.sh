@@ -21,12 +21,9 @@
 #   NO_CHECK=1          only draw, for other settings than these
 #   NO_VENV=1           use the environment that is active instead of .venv
 set -euo pipefail
-[[ -z ${CORPUS:-} || $CORPUS == /* ]] || CORPUS=$PWD/$CORPUS
-source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
-source "$(dirname "${BASH_SOURCE[0]}")/_run.sh"
-source "$(dirname "${BASH_SOURCE[0]}")/_steps.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/_birth.sh"
 
-seed=${SEED:-0} seeds=${SEEDS:-3} longest=${MAX_UPDATE:-1001} jobs=${JOBS:-2}
+seeds=${SEEDS:-3}
 common=(--cpu --no-progress-bar --log-interval 20 --probe-interval 20 --save-interval-updates 100 --keep-interval-updates -1)
 quick="--ihead-dim 128 --tokens-per-sample 128 --lr 0.2"
 k1=200:layers.0.wk.weight k2=200:layers.1.wk.weight o2=200:layers.1.wo.weight
@@ -48,71 +45,6 @@ runs=(
     "bigram_on_bigram:1:32:601:LOSS=all:$quick --final-ffn --output-dist bigram"
     "bigram_on_uniform:1:32:601:LOSS=all:$quick --final-ffn --output-dist bigram --valid-output-dist uniform"
 )
-
-# train FOLDER SEQUENCES UPDATES NUMBER SETTINGS FLAGS: and leave a mark when it is done.
-# shellcheck disable=SC2329  # start calls it
-train() {
-    local settings flags number=$((seed + $4 - 1))
-    read -ra settings <<<"$5"
-    read -ra flags <<<"$6"
-    env SAVE_DIR="$1" SEQUENCES="$2" ${settings[@]+"${settings[@]}"} \
-        bash scripts/train_birth.sh "$corpus" "${common[@]}" --max-update "$3" --seed $((number + 1)) \
-        --data-seed $((number + 42)) ${flags[@]+"${flags[@]}"}
-    [[ ${DRY_RUN:-0} == 1 ]] || date -u >"$1/done"
-}
-
-# each_run COMMAND: call COMMAND NAME FOLDER SEQUENCES UPDATES NUMBER SETTINGS FLAGS for all runs and seeds.
-each_run() {
-    local run name count sequences updates settings flags number
-    for run in "${runs[@]}"; do
-        IFS=: read -r name count sequences updates settings flags <<<"$run"
-        for ((number = 1; number <= (count < seeds ? count : seeds); number++)); do
-            "$1" "$name-$number" "$out/$name-$number" "$sequences" "$((updates < longest ? updates : longest))" \
-                "$number" "$settings" "$flags"
-        done
-    done
-}
-
-text() {
-    begin "[1/4] statistics of the text"
-    if [[ ${CORPUS:-} != *.json ]]; then
-        made "$corpus" ${CORPUS:+"$CORPUS"} || start statistics python preprocessing/bigram_statistics.py \
-            "${CORPUS:---plays}" --out "$corpus"
-    fi
-    finish
-    end
-}
-
-# shellcheck disable=SC2329  # each_run calls it
-train_next() {
-    ! made "$2/done" "$corpus" || return 0
-    began=1
-    trainings=(${names[@]+"${names[@]}"} "$1")
-    start "$1" train "${@:2}"
-    finish training_progress $((jobs - 1))
-}
-
-training() {
-    local began=0
-    begin "[2/4] training, $jobs at a time"
-    each_run train_next
-    finish training_progress
-    ((began == 0)) && [[ -s $out/trained ]] || date -u >"$out/trained"
-    end
-}
-
-# shellcheck disable=SC2329  # each_run calls it
-print_run() { train "${@:2}"; }
-
-# of NAME LABEL...: set of to LABEL=FOLDER of all seeds of runs, given as pairs
-of() {
-    local folder
-    of=()
-    while (($#)); do
-        for folder in "$out/$1"-[0-9]*; do of+=("$2=$folder"); done
-        shift 2
-    done
-}
 
 figures() {
     local plot=birth/curves last early models
@@ -144,22 +76,10 @@ figures() {
 }
 
 main() {
-    local corpus setting
-    only_fresh "$@"
-    for setting in SEEDS MAX_UPDATE JOBS; do check_number "$setting" "${!setting:-1}"; done
-    [[ -z ${CORPUS:-} || -s $CORPUS ]] || die "CORPUS: no text or statistics $CORPUS, or it is empty"
-    if [[ ${DRY_RUN:-0} == 1 ]]; then
-        cd "$ROOT"
-        out=${OUT:-outputs/birth} corpus=${CORPUS:-$out/bigrams.json}
-        each_run print_run
-        return
-    fi
-    say "Birth of a transformer: small models, all figures and phenomena; about 20 minutes on 2 cores."
-    open_folder outputs/birth "$(printf '%q ' "$seed" "$seeds" "$longest" "${CORPUS:-plays}" "${common[@]}" "${runs[@]}")"
-    corpus=$out/bigrams.json
-    [[ ${CORPUS:-} != *.json ]] || corpus=$CORPUS
-    text
-    training
+    prepare outputs/birth "Birth of a transformer: small models, all figures and phenomena; about 20 minutes on 2 cores." \
+        "$@"
+    text '[1/4]'
+    training '[2/4]'
     figures
     if [[ ${NO_CHECK:-0} != 1 ]]; then
         begin '[4/4] phenomena'
