@@ -116,8 +116,8 @@ def edited_weights(model: nn.Module, edit: Edit) -> Iterator[None]:
 def _edited(module: Any, edit: Callable[[Tensor], Tensor]) -> dict[str, Callable[..., Tensor]]:
     if isinstance(module, InductionLayer):
         return {
-            "attend": lambda x: module.attend_plainly(x, edit(module.attention_weights(x))),
-            "read_out": lambda x, matrix: module(x).hidden @ matrix.T,
+            "attend": lambda x, image=None: module.attend_plainly(x, edit(module.attention_weights(x))),
+            "read_out": lambda x, matrix, image=None: module(x).hidden @ matrix.T,
         }
 
     def mix(heads: Tensor, key_padding_mask: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ gradients that somebody needs.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from .recompute import first_order
 
 # multiplications of one product of a head; below, starting each product by itself costs more than it wins
 SMALLEST_HEAD = 2**21
+ROWS = 32  # the library prepares itself for each new number of rows
 
 
 def causal_attention(
@@ -59,14 +61,28 @@ class _OneByOne(torch.autograd.Function):
             for x, needed in zip((q, k, v), ctx.needs_input_grad[:3], strict=True)
         )
         for i, one in enumerate(grad.contiguous()):
+            rows, one, queries, own = _with_gradient(one, q[i], weights[i])
             if for_v is not None:
-                for_v[i] = matrix_product(weights[i].t(), one.t())
+                for_v[i] = matrix_product(own.t(), one.t())
             if for_q is None and for_k is None:
                 continue
-            scores = torch._softmax_backward_data(matrix_product(one, v[i]), weights[i], -1, weights.dtype)
+            scores = torch._softmax_backward_data(matrix_product(one, v[i]), own, -1, own.dtype)
             scores *= ctx.scale
             if for_q is not None:
-                for_q[i] = matrix_product(scores, k[i].t())
+                for_q[i].zero_()[rows] = matrix_product(scores, k[i].t())
             if for_k is not None:
-                for_k[i] = matrix_product(scores.t(), q[i].t())
+                for_k[i] = matrix_product(scores.t(), queries.t())
         return for_q, for_k, for_v, None
+
+
+def _with_gradient(grad: Tensor, *others: Tensor) -> tuple[Any, ...]:
+    """Return which rows have a gradient, as where only some tokens count in a loss, and these rows of all tensors.
+
+    Some others are among them, so that their number is a multiple of ``ROWS``.
+    """
+    has = grad.any(-1)
+    size = max(1, math.ceil(int(has.sum()) / ROWS)) * ROWS
+    if size >= len(grad):
+        return slice(None), grad, *others
+    rows = has.logical_not().to(torch.uint8).argsort(stable=True)[:size]
+    return rows, *(x[rows] for x in (grad, *others))

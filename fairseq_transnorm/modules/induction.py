@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,6 +16,7 @@ from .linear import Linear, linear
 from .softmax_attention import masked_softmax
 
 FFN_INPUTS = ("block", "residual")
+Image = Callable[[Tensor], Tensor]  # a matrix W, O D -> x W^T, B T O
 
 
 class LayerOutput(NamedTuple):
@@ -108,18 +111,29 @@ class InductionLayer(nn.Module):
         self.ffn_norm = nn.LayerNorm(dim) if norm and ffn is not None else nn.Identity()
 
     def forward(
-        self, x: Float[Tensor, "B T D"], return_weights: bool = False, matrix: Float[Tensor, "N D"] | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        return_weights: bool = False,
+        matrix: Float[Tensor, "N D"] | None = None,
+        image: Image | None = None,
     ) -> LayerOutput:
         """Return the residual stream after the layer, and, if asked for, the weights of its attention.
 
         With the weights it is computed as in the formula, ``attend_plainly``, without them by ``attend``. With a matrix
         it is what ``read_out`` returns, and there are no weights: who watches the layers of a model sees all of them.
+
+        Args:
+            x: the residual stream.
+            image: a faster way to ``x W^T``, which there is in the first layer: x is made of the rows of tables.
         """
         if matrix is not None:
-            return LayerOutput(self.read_out(x, matrix), None)
+            return LayerOutput(self.read_out(x, matrix, image), None)
         read = x if self.post_norm else self.attn_norm(x)
-        weights = self.attention_weights(read) if return_weights else None
-        attended = self.attend(read) if weights is None else self.attend_plainly(read, weights)
+        if return_weights:
+            weights = self.attention_weights(read)
+            attended = self.attend_plainly(read, weights)
+        else:
+            weights, attended = None, self.attend(read, image if read is x else None)
         hidden = x + attended
         if self.post_norm:
             hidden = self.attn_norm(hidden)
@@ -131,7 +145,7 @@ class InductionLayer(nn.Module):
 
     def attention_weights(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T T"]:
         """Return the softmax over j <= t of ``(W_Q x_t) . (W_K x_j) scale``, at least in float32."""
-        q, k = self._queries_and_keys(x)
+        q, k = self._queries_and_keys(x, partial(linear, x))
         scores = (q @ k.transpose(-1, -2)) * self.scale
         earlier = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
         return masked_softmax(scores if scores.dtype == torch.float64 else scores.float(), earlier)
@@ -142,32 +156,38 @@ class InductionLayer(nn.Module):
         mixed = (weights.to(values.dtype) @ values).transpose(1, 2).flatten(2)
         return mixed if self.wo is None else self.wo(mixed)
 
-    def attend(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Return the output of the attention by fused kernels.
+    def attend(self, x: Float[Tensor, "B T D"], image: Image | None = None) -> Float[Tensor, "B T D"]:
+        """Return the output of the attention by fused kernels; ``image`` is as in ``forward``.
 
         Those of one head move ``W_O W_V``, one matrix, in front of the average.
         """
+        image = image or partial(linear, x)
         if self.num_heads == 1 and self.wv is not None and self.wo is not None:
-            return self._average(x, linear(x, self.wo.weight @ self.wv.weight))
-        mixed = self._average(x, x if self.wv is None else self.wv(x))
+            return self._average(x, image(self.wo.weight @ self.wv.weight), image)
+        mixed = self._average(x, x if self.wv is None else image(self.wv.weight), image)
         return mixed if self.wo is None else self.wo(mixed)
 
-    def read_out(self, x: Float[Tensor, "B T D"], matrix: Float[Tensor, "N D"]) -> Float[Tensor, "B T N"]:
+    def read_out(
+        self, x: Float[Tensor, "B T D"], matrix: Float[Tensor, "N D"], image: Image | None = None
+    ) -> Float[Tensor, "B T N"]:
         """Return ``matrix hidden`` for the ``hidden`` of ``forward``: the logits, where the layer is the last.
 
         With one head and nothing after the attention, ``matrix W_O W_V x_j`` is averaged, if N is less than D.
         """
         bare = self.ffn is None and self.num_heads == 1 and isinstance(self.attn_norm, nn.Identity)
         if not bare or self.wv is None or self.wo is None or len(matrix) >= matrix.shape[1]:
-            return linear(self.forward(x).hidden, matrix)
-        return linear(x, matrix) + self._average(x, linear(x, matrix @ self.wo.weight @ self.wv.weight))
+            return linear(self.forward(x, image=image).hidden, matrix)
+        image = image or partial(linear, x)
+        return image(matrix) + self._average(x, image(matrix @ self.wo.weight @ self.wv.weight), image)
 
-    def _average(self, x: Float[Tensor, "B T D"], values: Float[Tensor, "B T V"]) -> Float[Tensor, "B T V"]:
-        q, k = self._queries_and_keys(x)
+    def _average(
+        self, x: Float[Tensor, "B T D"], values: Float[Tensor, "B T V"], image: Image
+    ) -> Float[Tensor, "B T V"]:
+        q, k = self._queries_and_keys(x, image)
         return causal_attention(q, k, self._heads(values), self.scale).transpose(1, 2).flatten(2)
 
-    def _queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        q, k = self._heads(x if self.wq is None else self.wq(x)), self._heads(self.wk(x))
+    def _queries_and_keys(self, x: Tensor, image: Image) -> tuple[Tensor, Tensor]:
+        q, k = self._heads(x if self.wq is None else image(self.wq.weight)), self._heads(image(self.wk.weight))
         if self.rotary:
             angles = rotary_angles(x.shape[1], q.shape[-1]).to(x.device)
             q, k = rotate(q, angles), rotate(k, angles)

@@ -27,21 +27,30 @@ def small_heads(monkeypatch):
     monkeypatch.setattr(fused_attention, "SMALLEST_HEAD", 0)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def any_number_of_rows():
+    """Short sequences, of which any number of rows can have a gradient."""
+    rows, fused_attention.ROWS = fused_attention.ROWS, 1
+    yield
+    fused_attention.ROWS = rows
+
+
 @one_by_one
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     T=st.integers(1, 9),
     K=st.integers(1, 5),
     V=st.integers(1, 5),
     H=st.integers(1, 2),
     wanted=st.sets(st.sampled_from("qkv"), min_size=1),
+    counted=st.integers(0, 9),
     seed=st.integers(0, 99),
 )
-def test_heads_one_by_one_equal_the_formula(T, K, V, H, wanted, seed):
+def test_heads_one_by_one_equal_the_formula(T, K, V, H, wanted, counted, seed):
     torch.manual_seed(seed)
     sizes = {"q": K, "k": K, "v": V}
     inputs = [torch.randn(2, H, T, sizes[name], requires_grad=name in wanted) for name in "qkv"]
-    seen = torch.randn(2, H, T, V)
+    seen = torch.randn(2, H, T, V) * (torch.rand(2, 1, T, 1) < counted / 9)  # some positions have no gradient
     flat = [x.flatten(0, 1) for x in inputs]
     fast = fused_attention._OneByOne.apply(*flat, 0.7).unflatten(0, (2, H))
     slow = by_the_formula(*(x.double() for x in inputs), 0.7)

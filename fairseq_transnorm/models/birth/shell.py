@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
 from fairseq.models import BaseFairseqModel
 from torch import Tensor, nn
 
+from ...modules.induction import Image
 from ...modules.linear import linear
 from .freezing import StagedFreezing
 
@@ -100,17 +102,28 @@ class InductionHeadModel(BaseFairseqModel):
                 f"{self.name}: a sequence of {length} tokens is longer than the {self.max_length} of "
                 "--tokens-per-sample; give shorter ones"
             )
-        x = self.embed_tokens(src_tokens)
-        if (vectors := self.position_vectors()) is not None:
-            x = x + vectors[:length]
+        x = self._embed(src_tokens)
         if return_attention:
             return self._read_plainly(x)
+        # to map the tables is less work where they have fewer rows than there are tokens
+        rows = self.embed_tokens.num_embeddings + length
+        image: Image | None = partial(self._embed, src_tokens) if rows < src_tokens.numel() else None
         for layer in self.layers[:-1]:
-            x = layer(x).hidden
+            x, image = layer(x, image=image).hidden, None
         last = self.layers[-1]
         if self.norm is None:
-            return last(x, matrix=self.output_matrix()).hidden, {"attn": None}
-        return linear(self.norm(last(x).hidden), self.output_matrix()), {"attn": None}
+            return last(x, matrix=self.output_matrix(), image=image).hidden, {"attn": None}
+        return linear(self.norm(last(x, image=image).hidden), self.output_matrix()), {"attn": None}
+
+    def _embed(self, tokens: Tensor, matrix: Tensor | None = None) -> Tensor:
+        """Return the embedding ``B T D``, or its image ``B T O`` under a matrix ``O D``, which maps the tables."""
+
+        def mapped(table: Tensor) -> Tensor:
+            return table if matrix is None else linear(table, matrix)
+
+        x = F.embedding(tokens, mapped(self.embed_tokens.weight))
+        vectors = self.position_vectors()
+        return x if vectors is None else x + mapped(vectors[: tokens.shape[1]])
 
     def _read_plainly(self, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
         maps = []
