@@ -168,8 +168,10 @@ class BigramICLTask(ProbeLogMixin, KeptDictionary, GrowthLogMixin, FairseqTask):
         """Look at the trainer before the first update.
 
         Raises:
-            ValueError: a run would go on with another corpus.
+            ValueError: a run would go on with another corpus, or parameters cannot be frozen as the model wants.
         """
+        if (freezing := getattr(trainer.get_model(), "freezing", None)) is not None:
+            freezing.check_run(trainer.cfg)
         if self._other_statistics is not None and trainer.get_num_updates():
             raise ValueError(
                 f"{NAME}: {self._other_statistics} was trained on another text than {self.data_of(self.cfg)}, with the "

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from fairseq.dataclass.configs import CommonConfig, DistributedTrainingConfig, FairseqConfig
 
 from tests.birth_reference import D, T, V, basic_logits, build, full_logits
 
@@ -156,6 +157,29 @@ def test_a_frozen_parameter_is_untouched_until_its_update():
         optimiser.step()
         changed.append((not torch.equal(one, before[0]), not torch.equal(other, before[1])))
     assert changed == [(False, False), (False, False), (False, True), (True, True), (True, True)]
+
+
+@pytest.mark.parametrize(
+    ("common", "parallel", "message"),
+    [
+        ({"fp16": True}, {}, "--freeze-until does not go with --fp16"),
+        ({}, {"ddp_backend": "fully_sharded"}, "take legacy_ddp"),
+        ({}, {"distributed_world_size": 2, "ddp_backend": "pytorch_ddp"}, "add --find-unused-parameters"),
+        ({"fp16": True, "memory_efficient_fp16": True}, {}, None),
+        ({"amp": True}, {}, None),
+        ({}, {"distributed_world_size": 2, "ddp_backend": "legacy_ddp"}, None),
+        ({}, {"distributed_world_size": 2, "ddp_backend": "pytorch_ddp", "find_unused_parameters": True}, None),
+    ],
+)
+def test_freezing_is_refused_where_all_parameters_must_have_gradients(common, parallel, message):
+    cfg = FairseqConfig(common=CommonConfig(**common), distributed_training=DistributedTrainingConfig(**parallel))
+    build().freezing.check_run(cfg)  # nothing is frozen
+    freezing = build(freeze_until="3:layers.0.wk.weight").freezing
+    if message is None:
+        freezing.check_run(cfg)
+    else:
+        with pytest.raises(ValueError, match=message):
+            freezing.check_run(cfg)
 
 
 def test_initial_values_follow_their_laws():

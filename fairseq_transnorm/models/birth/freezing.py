@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 
@@ -57,6 +58,27 @@ class StagedFreezing:
         """Let all of them be trained, for who looks which parameters an optimiser has to know."""
         for _, parameter in self.stages:
             parameter.requires_grad_(True)
+
+    def check_run(self, cfg: Any) -> None:
+        """Look at the config of a training.
+
+        Raises:
+            ValueError: something in it counts on all parameters having a gradient.
+        """
+        if not self.stages:
+            return
+        common, parallel = cfg.common, cfg.distributed_training
+        backend = str(parallel.ddp_backend)
+        if (common.fp16 or common.bf16) and not (common.memory_efficient_fp16 or common.memory_efficient_bf16):
+            raise ValueError("--freeze-until does not go with --fp16, whose copies have no room for gaps; take --amp")
+        if backend == "fully_sharded":
+            raise ValueError("--freeze-until does not go with --ddp-backend fully_sharded; take legacy_ddp")
+        waits = backend in ("c10d", "pytorch_ddp") and not parallel.find_unused_parameters
+        if waits and parallel.distributed_world_size > 1:
+            raise ValueError(
+                f"--freeze-until: with --ddp-backend {backend} the processes would wait for gradients that never come; "
+                "take --ddp-backend legacy_ddp, or add --find-unused-parameters"
+            )
 
 
 def _listed(names: Iterable[str]) -> str:
