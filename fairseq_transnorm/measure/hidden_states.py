@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
@@ -26,7 +27,8 @@ class HiddenStates(nn.Module):
     """A language model or masked language model as a map from tokens to its hidden states.
 
     Args:
-        model: of this package or of fairseq: a decoder alone, or an encoder with ``return_all_hiddens``.
+        model: of this package or of fairseq: a decoder alone, or an encoder or a model without either with
+            ``return_all_hiddens``.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -42,7 +44,7 @@ class HiddenStates(nn.Module):
         decoder, encoder = getattr(self.model, "decoder", None), getattr(self.model, "encoder", None)
         if decoder is not None and encoder is None:
             encodings, extra = decoder(tokens, features_only=True, return_all_hiddens=True)
-        elif encoder is not None and decoder is None:
+        elif decoder is None and (encoder is not None or _returns_hiddens(self.model)):
             encodings, extra = self.model(tokens, features_only=True, return_all_hiddens=True)
         else:
             raise ValueError(
@@ -51,6 +53,10 @@ class HiddenStates(nn.Module):
             )
         # fairseq's inner states are T B D
         return States([state.transpose(0, 1) for state in _inner_states(extra)], encodings)
+
+
+def _returns_hiddens(model: nn.Module) -> bool:
+    return "return_all_hiddens" in signature(model.forward).parameters
 
 
 def _inner_states(extra: Any) -> list[Tensor]:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from fairseq.dataclass.configs import CommonConfig, DistributedTrainingConfig, FairseqConfig
 
+from fairseq_transnorm.measure.hidden_states import HiddenStates
 from tests.birth_reference import D, T, V, basic_logits, build, full_logits
 
 TOKENS = [3, 0, 6, 6, 1, 2]
@@ -263,6 +264,16 @@ def test_ties_of_the_usual_transformer_are_warned_of(options, message, caplog):
     with caplog.at_level(logging.WARNING):
         build("ihead_full", **options)
     assert message in caplog.text
+
+
+@pytest.mark.parametrize("name", ["ihead_basic", "ihead_full"])
+def test_hidden_states_are_those_of_the_logits(name):
+    model, tokens = build(name), torch.tensor([TOKENS])
+    states = HiddenStates(model)(tokens)
+    assert len(states.hidden) == 3
+    embedding = model.embed_tokens(tokens) + model.position_vectors()
+    torch.testing.assert_close(states.hidden[0], embedding, **EXACT)
+    torch.testing.assert_close(states.encodings @ model.output_matrix().t(), model(tokens)[0], **EXACT)
 
 
 def test_probabilities_sum_to_one():

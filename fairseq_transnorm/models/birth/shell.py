@@ -85,13 +85,21 @@ class InductionHeadModel(BaseFairseqModel):
         return weight if self.output_scale == 1.0 else weight * self.output_scale
 
     def forward(
-        self, src_tokens: Tensor, src_lengths: Tensor | None = None, return_attention: bool = False
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor | None = None,
+        return_attention: bool = False,
+        features_only: bool = False,
+        return_all_hiddens: bool = False,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return logits ``B T N``, and under ``attn`` each layer's attention, ``B H T T``, where asked for.
 
         Args:
             src_tokens: ``B T``, all of one length.
             src_lengths: not looked at: there is no padding.
+            return_attention: compute it as in the formula; else by faster forms that give the same logits.
+            features_only: return what the output matrix reads, ``B T D``, not logits.
+            return_all_hiddens: put the embedding and each layer's output, ``T B D``, into ``inner_states``.
 
         Raises:
             ValueError: the sequence is longer than the model was built for.
@@ -103,17 +111,29 @@ class InductionHeadModel(BaseFairseqModel):
                 "--tokens-per-sample; give shorter ones"
             )
         x = self._embed(src_tokens)
-        if return_attention:
-            return self._read_plainly(x)
+        if not (return_attention or features_only or return_all_hiddens):
+            return self._logits(src_tokens, x), {"attn": None}
+        hiddens, maps = [x], []
+        for layer in self.layers:
+            x, weights = layer(x, return_weights=return_attention)
+            hiddens.append(x)
+            maps.append(weights)
+        if self.norm is not None:
+            x = self.norm(x)
+        states = [hidden.transpose(0, 1) for hidden in hiddens] if return_all_hiddens else None
+        extra = {"attn": maps if return_attention else None, "inner_states": states}
+        return (x if features_only else linear(x, self.output_matrix())), extra
+
+    def _logits(self, tokens: Tensor, x: Tensor) -> Tensor:
         # to map the tables is less work where they have fewer rows than there are tokens
-        rows = self.embed_tokens.num_embeddings + length
-        image: Image | None = partial(self._embed, src_tokens) if rows < src_tokens.numel() else None
+        rows = self.embed_tokens.num_embeddings + tokens.shape[1]
+        image: Image | None = partial(self._embed, tokens) if rows < tokens.numel() else None
         for layer in self.layers[:-1]:
             x, image = layer(x, image=image).hidden, None
         last = self.layers[-1]
         if self.norm is None:
-            return last(x, matrix=self.output_matrix(), image=image).hidden, {"attn": None}
-        return linear(self.norm(last(x, image=image).hidden), self.output_matrix()), {"attn": None}
+            return last(x, matrix=self.output_matrix(), image=image).hidden
+        return linear(self.norm(last(x, image=image).hidden), self.output_matrix())
 
     def _embed(self, tokens: Tensor, matrix: Tensor | None = None) -> Tensor:
         """Return the embedding ``B T D``, or its image ``B T O`` under a matrix ``O D``, which maps the tables."""
@@ -124,15 +144,6 @@ class InductionHeadModel(BaseFairseqModel):
         x = F.embedding(tokens, mapped(self.embed_tokens.weight))
         vectors = self.position_vectors()
         return x if vectors is None else x + mapped(vectors[: tokens.shape[1]])
-
-    def _read_plainly(self, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        maps = []
-        for layer in self.layers:
-            x, weights = layer(x, return_weights=True)
-            maps.append(weights)
-        if self.norm is not None:
-            x = self.norm(x)
-        return linear(x, self.output_matrix()), {"attn": maps}
 
     def get_normalized_probs(self, net_output: Any, log_probs: bool, sample: Any = None) -> Tensor:
         """Return probabilities of the next token, or their logarithms, in float32."""
