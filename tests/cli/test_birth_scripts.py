@@ -95,6 +95,26 @@ def test_the_reproduction_has_commands_that_fairseq_takes_and_all_runs_of_the_cr
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.registered
+@pytest.mark.filterwarnings("ignore")
+def test_linear_attention_is_trained_beside_softmax_with_the_same_settings(tmp_path):
+    env = SCRIPT_ENV | {"DRY_RUN": 1, "OUT": tmp_path, "SEQUENCES": "", "BATCH_SIZE": "", "SEEDS": 1}
+    lines = run_cli("scripts/repro/linear_induction.sh", env=env).stdout.splitlines()
+    commands = {re.search(rf"--save-dir {tmp_path}/(\S+)", line)[1]: line for line in lines if "fairseq-train" in line}
+    assert len(commands) == 9
+    runs = {
+        name: from_command(line) for name, line in commands.items() if name in ("softmax-1", "linear-1", "blocks-1")
+    }
+    parts = {"task", "criterion", "optimizer", "optimization", "dataset"}
+    alike = [{key: value for key, value in run.items() if key.split(".")[0] in parts} for run in runs.values()]
+    assert alike == [alike[0]] * 3
+    assert runs["linear-1"]["model.layer_split"] == "0"
+    assert runs["linear-1"]["model.dropout"] == 0
+    assert (runs["blocks-1"]["model.layer_split"], runs["blocks-1"]["model.block_size"]) == ("0.5", 32)
+    widths = [runs["softmax-1"]["model.ihead_dim"], runs["linear-1"]["model.decoder_embed_dim"]]
+    assert widths == [64, 64]
+
+
 def test_the_table_of_phenomena_tells_what_is_missed_by_its_status(tmp_path, capsys):
     for name, lines in good().items():
         (tmp_path / name).mkdir()
