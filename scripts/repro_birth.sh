@@ -55,8 +55,9 @@ figures() {
     of ffn fixed ffn_random random
     draw triggers $plot "${of[@]}" --plot losses
     finish
-    of ffn "uniform, on uniform" uniform_on_bigram "uniform, on bigram" bigram_on_bigram "bigram, on bigram" \
-        bigram_on_uniform "bigram, on uniform"
+    of ffn "trained on uniform, tested on it" uniform_on_bigram "trained on uniform, tested on bigram" \
+        bigram_on_bigram "trained on bigram, tested on it" \
+        bigram_on_uniform "trained on bigram, tested on uniform"
     draw outputs $plot "${of[@]}" --plot accuracy
     of ffn "fixed triggers" ffn_random "random triggers"
     draw feed_forward $plot "${of[@]}" --plot accuracy recall feed_forward

@@ -37,24 +37,28 @@ esac
 [[ -z $corpus || -s $corpus || ${DRY_RUN:-0} == 1 ]] || die "no text or statistics $corpus, or it is empty" \
     "usage: $0 [CORPUS_OR_STATS] [fairseq-train flags]"
 arch=$(flag --arch "${ARCH:-ihead_basic}" "$@")
-standard=(--tokens-per-sample 128 --optimizer adam --adam-betas "(0.9, 0.99)" --lr 0.003 --weight-decay 0.01)
+standard=(--tokens-per-sample 128 --optimizer adam --lr 0.003 --weight-decay 0.01)
 case $arch in
     ihead_basic)
-        loss=${LOSS:-head} sequences=512
+        loss=${LOSS:-head} sequences=512 betas="(0.9, 0.95)"
         recipe=(--arch ihead_basic --ihead-dim 256 --freeze-embeddings --freeze-output --tokens-per-sample 256
-            --optimizer sgd --momentum 0.9 --lr 0.03 --weight-decay 1e-4)
+            --optimizer sgd --lr 0.03 --weight-decay 1e-4)
         ;;
     ihead_full)
-        loss=${LOSS:-all} sequences=32
+        loss=${LOSS:-all} sequences=32 betas="(0.9, 0.99)"
         recipe=("${standard[@]}" --arch ihead_full --ihead-dim 64 --ihead-heads 1)
         ;;
     transnormer_lm | normgrowth_lm)
-        loss=${LOSS:-all} sequences=32
+        loss=${LOSS:-all} sequences=32 betas="(0.9, 0.99)"
         recipe=("${standard[@]}" --arch "$arch" --decoder-layers 2 --decoder-embed-dim 64 --decoder-attention-heads 1
             --decoder-ffn-embed-dim 256 --dropout 0)
         [[ $arch != normgrowth_lm ]] || recipe+=(--norm-placement pre --final-norm)
         ;;
     *) die "no recipe for ARCH=$arch; there are: ihead_basic ihead_full transnormer_lm normgrowth_lm" ;;
+esac
+case $(flag --optimizer '' "${recipe[@]}" "$@") in # it may be the user's
+    sgd) recipe+=(--momentum 0.9) ;;
+    adam) recipe+=(--adam-betas "$betas") ;;
 esac
 case $loss in
     head) recipe+=(--loss-head-only) ;;

@@ -53,7 +53,10 @@ def test_the_settings_choose_the_recipe_and_the_user_s_flags_win():
     assert "Batch: 8 sequences x 128 tokens" in full
     assert not any(f"--{name} " in full for name in ("fixed-triggers", "loss-head-only", "freeze-output"))
     assert full.strip().endswith("--lr 0.5")
-    assert "--loss-head-only" in planned(TEXT, ARCH="ihead_full", LOSS="head")
+    other = planned(TEXT, "--optimizer", "sgd", ARCH="ihead_full", LOSS="head")
+    assert "--loss-head-only" in other
+    assert "--momentum 0.9 " in other
+    assert "--adam-betas" not in other
 
 
 def test_without_a_text_statistics_of_plays_go_into_the_save_folder(tmp_path):
