@@ -60,6 +60,7 @@ def test_good_runs_fulfil_every_criterion():
         ("basic-2", "acc_end_test", from_update(400, 0.8), {"basic: accuracy after 600"}),
         ("basic-2", "wo1_acc", from_update(320, 1.0), {"basic: updates from W_O2 to W_K1"}),
         ("basic-2", "acc_end_test", from_update(280, 0.94), {"basic: updates from W_K1 to accuracy"}),
+        ("basic-2", "acc_end_test", from_update(400, 0.88), {"basic: updates from W_K1 to accuracy"}),
         (
             "basic-1",
             "wk0_64_acc",
