@@ -1,8 +1,9 @@
 # shellcheck shell=bash
-# What reproductions share that train many models on sequences with triggers, by scripts/train_birth.sh.  Source this file.
+# What reproductions share that train many models on sequences with triggers, by scripts/train_birth.sh.  Source this
+# file.
 #
 #   seeds=3 common=(FLAGS) runs=("NAME:SEEDS:SEQUENCES:UPDATES:SETTINGS:FLAGS" ...)   what is trained; NAME-1, NAME-2 ..
-#   prepare DEFAULT TEXT "$@"     --help, --fresh; the folder $out, the corpus; with DRY_RUN=1 print the trainings and exit
+#   prepare DEFAULT TEXT "$@"     --help, --fresh; the folder $out, the corpus; with DRY_RUN=1 print the trainings, exit
 #   text STEP; training STEP      make statistics and models that are not there yet; STEP as [1/4]
 #   of NAME LABEL ...; draw NAME ANALYSIS "${of[@]}"   a figure of all seeds of some runs
 #
@@ -81,11 +82,13 @@ of() {
 }
 
 prepare() {
-    local default=$1 about=$2 setting
+    local default=$1 about=$2 setting origin
     shift 2
     only_fresh "$@"
     for setting in SEEDS MAX_UPDATE JOBS; do check_number "$setting" "${!setting:-1}"; done
-    [[ -z ${CORPUS:-} || -s $CORPUS ]] || die "CORPUS: no text or statistics $CORPUS, or it is empty"
+    [[ ${SEED:-0} =~ ^(0|[1-9][0-9]*)$ ]] || die "SEED is '$SEED', not a whole number of at least 0"
+    [[ -z ${CORPUS:-} || (-f $CORPUS && -s $CORPUS) ]] ||
+        die "CORPUS: $CORPUS is no file of text or statistics, or it is empty"
     if [[ ${DRY_RUN:-0} == 1 ]]; then
         cd "$ROOT" || exit 1
         out=${OUT:-$default} corpus=${CORPUS:-$out/bigrams.json}
@@ -93,8 +96,9 @@ prepare() {
         exit
     fi
     say "$about"
-    open_folder "$default" \
-        "$(printf '%q ' "$seed" "$seeds" "$longest" "${CORPUS:-plays}" "${common[@]}" "${runs[@]}")"
+    origin=plays # or a text with its checksum: it may change under its name
+    [[ -z ${CORPUS:-} ]] || origin="$CORPUS (checksum $(cksum <"$CORPUS"))"
+    open_folder "$default" "$origin $(printf '%q ' "$seed" "$seeds" "$longest" "${common[@]}" "${runs[@]}")"
     corpus=$out/bigrams.json
     [[ ${CORPUS:-} != *.json ]] || corpus=$CORPUS
 }

@@ -6,8 +6,8 @@
 #   text_folder "$@"          --help, or the folder of text that the first argument names -> data
 #   plan_workers "$@"         count the processes of all nodes -> world_size, worker_flags, worker_ranks
 #   plan_batch N B "$@"       flags that make N sequences per update -> batch_flags
-#   train_recipe SAVE_DIR N B DATA "$@"        plan, then train with the flags in `recipe`, or go on where a run stopped;
-#                                              DATA is '' for a task that has no data folder
+#   train_recipe SAVE_DIR N B DATA "$@"        plan, then train with the flags in `recipe`, or go on where a run
+#                                              stopped; DATA is '' for a task that has no data folder
 #   run SAVE_DIR fairseq-train [DATA] FLAGS... train into SAVE_DIR
 #
 # "$@" are the user's flags for fairseq-train; they are put last and win.
@@ -278,8 +278,8 @@ run() {
 }
 
 # train_recipe SAVE_DIR SEQUENCES BATCH DATA FLAGS...: train on DATA, where it is not empty, with the flags in the array
-# recipe and the user's FLAGS, or go on from the checkpoint_last.pt of a run that was stopped. SAVE_DIR, SEQUENCES and BATCH (as in plan_batch)
-# hold where the environment has none of SAVE_DIR, SEQUENCES and BATCH_SIZE.
+# recipe and the user's FLAGS, or go on from the checkpoint_last.pt of a run that was stopped. SAVE_DIR, SEQUENCES and
+# BATCH (as in plan_batch) hold where the environment has none of SAVE_DIR, SEQUENCES and BATCH_SIZE.
 # shellcheck disable=SC2154  # recipe is of the script that sources this
 train_recipe() {
     local save_dir=${SAVE_DIR:-$1} sequences=${SEQUENCES:-$2} batch=$3 data=$4 flags=("${recipe[@]}" "${@:5}")
@@ -290,7 +290,8 @@ train_recipe() {
     plan_batch "$sequences" "$batch" "${flags[@]}"
     last=$save_dir/checkpoint_last.pt
     # every process looks, so that all of them stop or none does
-    if [[ -e $last && ${DRY_RUN:-0} != 1 ]] && ! has --restore-file "${flags[@]}" && ! has --user-dir "${flags[@]}"; then
+    if [[ -e $last && ${DRY_RUN:-0} != 1 ]] &&
+        ! has --restore-file "${flags[@]}" && ! has --user-dir "${flags[@]}"; then
         _check_progress "$last" "$data" "${flags[@]}"
     fi
     warmup=$(flag --warmup-updates 0 "${flags[@]}")
@@ -317,7 +318,8 @@ _check_progress() {
     data=${2:-$(flag --bigram-stats "$(flag --corpus '' "${@:3}")" "${@:3}")} # what the task reads
     max_update=$(flag --max-update 0 "${@:3}")
     max_epoch=$(flag --max-epoch 0 "${@:3}")
-    progress=$(python -m fairseq_transnorm.measure.describe "$last" ${data:+"$data"} --only updates,epochs) ||
+    progress=$(python -m fairseq_transnorm.measure.describe "$last" ${data:+"$data"} --to-go-on \
+        --only updates,epochs) ||
         die "cannot go on from $last" "remove it to start from the beginning, or give another SAVE_DIR"
     { read -r updates && read -r epochs; } <<<"$progress"
     if ((max_update > 0 && updates >= max_update)); then

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# What scripts of several steps share: steps in the background with a log each, kept results, going on after an interrupt.
+# What scripts of several steps share: steps in the background with a log each, kept results, going on after an
+# interrupt.
 # Source _env.sh, _run.sh and this file. SOURCE, a file of the user's, becomes absolute.
 #
 #   only_fresh "$@"                          --help, or read --fresh, the only argument there may be
@@ -113,8 +114,8 @@ training_progress() {
     say "  $(clock $((SECONDS - step_started)))  $text"
 }
 
-# draw NAME ANALYSIS ARGS...: a figure, unless it is newer than all trainings ($out/trained). That it misses what is known
-# is noted.
+# draw NAME ANALYSIS ARGS...: a figure, unless it is newer than all trainings ($out/trained). That it misses what is
+# known is noted.
 draw() {
     local name=$1
     # shellcheck disable=SC2154  # seed is of the script that sources this

@@ -4,8 +4,8 @@
 #   scripts/train_birth.sh [CORPUS_OR_STATS] [fairseq-train flags]
 #
 # CORPUS_OR_STATS is any text, or the .json of preprocessing/bigram_statistics.py; by default the statistics of four of
-# Shakespeare's plays, which are written to SAVE_DIR/bigrams.json. Your flags come last and win. Called again, it goes on
-# from SAVE_DIR/checkpoint_last.pt.
+# Shakespeare's plays, which are written to SAVE_DIR/bigrams.json. Your flags come last and win. Called again, it goes
+# on from SAVE_DIR/checkpoint_last.pt.
 #
 # The model is the simplified one of width 256 with frozen embeddings: 1,000 updates of 512 sequences of 256 tokens. A
 # setting for a minute:
@@ -16,7 +16,7 @@
 # (--probe-interval 5).
 #
 #   ARCH=ihead_basic   or ihead_full: a standard transformer of two layers, width 64 and one head, 1,000 updates of 32
-#                      sequences of 128 tokens with AdamW; or transnormer_lm, normgrowth_lm: language models of that size
+#                      sequences of 128 tokens with AdamW; or transnormer_lm, normgrowth_lm: language models as large
 #   TRIGGERS=fixed     the most frequent symbols, or random: each sequence has its own
 #   LOSS=head          tokens that it learns from: outputs from their second occurrence on; or all, as all but
 #                      ihead_basic do
@@ -34,7 +34,8 @@ case ${1-} in
     -* | '') ;;
     *) corpus=$1 && shift ;;
 esac
-[[ -z $corpus || -s $corpus || ${DRY_RUN:-0} == 1 ]] || die "no text or statistics $corpus, or it is empty" \
+[[ -z $corpus || (-f $corpus && -s $corpus) || ${DRY_RUN:-0} == 1 ]] ||
+    die "$corpus is no file of text or statistics, or it is empty" \
     "usage: $0 [CORPUS_OR_STATS] [fairseq-train flags]"
 arch=$(flag --arch "${ARCH:-ihead_basic}" "$@")
 standard=(--tokens-per-sample 128 --optimizer adam --lr 0.003 --weight-decay 0.01)
@@ -71,8 +72,12 @@ case ${TRIGGERS:-fixed} in
     *) die "TRIGGERS is '$TRIGGERS'; it can be: fixed random" ;;
 esac
 recipe+=(--task bigram_icl --num-triggers 5 --lr-scheduler fixed --max-update 1000 --seed 1
-    --criterion bigram_icl --log-probes --probe-interval 5
-    --best-checkpoint-metric acc_end --maximize-best-checkpoint-metric)
+    --criterion bigram_icl --log-probes --probe-interval 5)
+# Else it is the loss, or the user's own, which may be one to be minimised.
+if [[ $(flag --num-triggers 5 "$@") != 0 ]] &&
+    ! has --no-output-counter "$@" && ! has --best-checkpoint-metric "$@"; then
+    recipe+=(--best-checkpoint-metric acc_end --maximize-best-checkpoint-metric)
+fi
 
 find_environment
 save_dir=$(flag --save-dir "${SAVE_DIR:-checkpoints/birth}" "$@")

@@ -44,6 +44,19 @@ class TriggerSettings:
         """Tokens before those of the bigram model."""
         return self.num_triggers if self.show_triggers else 0
 
+    @property
+    def never_again(self) -> str | None:
+        """Why no trigger of any sequence can have the counter 2, as the options that say so; None where one can."""
+        if not self.num_triggers:
+            return "--num-triggers 0"
+        if self.no_counter:
+            return "--no-output-counter"
+        # at the soonest, a trigger follows itself, or its output
+        if self.length - self.prefix < (3 if self.no_repeat else 2):
+            options = ["--show-latents"] * self.show_triggers + ["--no-repeat-output"] * self.no_repeat
+            return " and ".join([f"--tokens-per-sample {self.length}", *options])
+        return None
+
 
 def fixed_triggers(statistics: BigramStatistics, settings: TriggerSettings) -> list[int]:
     """Return the most frequent symbols after the ``rank_offset`` most frequent ones, rarest first; ties by number."""

@@ -51,6 +51,7 @@ ATTENTION = (
     "score1_repeat_val_acc",
     "score2_repeat_val_acc",
 )
+OF_TRIGGERS = ("acc_tot", "acc_start", "repeat_frac", "score_acc", "score_start_acc")  # over S_1, not only over S_2
 TABLES = {"prediction_sums": PREDICTION, "attention_sums": ATTENTION}  # what logs of batches have, as of ``packed``
 
 

@@ -40,8 +40,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("data", nargs="?", help="data folder that it is to be used with; default that of its training")
     parser.add_argument("--only", metavar="NAME,...", help="print these values and no names, one a line")
+    parser.add_argument("--to-go-on", action="store_true", help="fail where training would not go on with this data")
     options = parser.parse_args(argv)
-    facts = describe(load_run(options.checkpoint, options.data))
+    run = load_run(options.checkpoint, options.data)
+    if options.to_go_on and hasattr(run.task, "check_going_on"):
+        run.task.check_going_on(options.checkpoint)
+    facts = describe(run)
     if options.only is None:
         print("\n".join(f"{name}: {value}" for name, value in facts.items()))
         return

@@ -14,6 +14,7 @@ from ..data.bigram_statistics import BigramStatistics, count_file, read_statisti
 from ..data.trigger_dataset import SPLITS, TriggerDataset
 from ..data.trigger_sequences import ReferenceSampler, Sampler, VectorisedSampler
 from ..data.trigger_settings import DISTRIBUTIONS, PARTS, TriggerSettings, check_settings, fixed_triggers
+from ..measure.copying import ATTENTION, OF_TRIGGERS, PREDICTION
 from ..models.options import flag
 from .growth_log import GrowthLogConfig, GrowthLogMixin
 from .kept_dictionary import KeptDictionary
@@ -168,17 +169,24 @@ class BigramICLTask(ProbeLogMixin, KeptDictionary, GrowthLogMixin, FairseqTask):
         """Look at the trainer before the first update.
 
         Raises:
-            ValueError: a run would go on with another corpus, or parameters cannot be frozen as the model wants.
+            ValueError: a run would go on with another corpus, parameters cannot be frozen as the model wants, or
+                ``--best-checkpoint-metric`` is one that no validation can have.
         """
         if (freezing := getattr(trainer.get_model(), "freezing", None)) is not None:
             freezing.check_run(trainer.cfg)
-        if self._other_statistics is not None and trainer.get_num_updates():
-            raise ValueError(
-                f"{NAME}: {self._other_statistics} was trained on another text than {self.data_of(self.cfg)}, with the "
-                "same symbols; give that of its training, or begin a new run from its weights with "
-                "--finetune-from-model and another --save-dir"
-            )
+        if trainer.get_num_updates():
+            self.check_going_on()
+        check_metric(trainer.cfg, self.settings("valid"))
         super().begin_training(trainer)
+
+    def check_going_on(self, checkpoint: Optional[str] = None) -> None:
+        """Raise ValueError where the state taken from a checkpoint is of another corpus with the same symbols."""
+        if self._other_statistics is not None:
+            raise ValueError(
+                f"{NAME}: {checkpoint or self._other_statistics} was trained on another text than "
+                f"{self.data_of(self.cfg)}, with the same symbols; give that of its training, or begin a new run from its "
+                "weights with --finetune-from-model and another --save-dir"
+            )
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build a model.
@@ -201,11 +209,10 @@ class BigramICLTask(ProbeLogMixin, KeptDictionary, GrowthLogMixin, FairseqTask):
         """
         if cfg._name != NAME:
             raise ValueError(f"{NAME}: --criterion {cfg._name} needs {_PADDING}; give --criterion {NAME}")
-        if cfg.loss_head_only and (self.cfg.no_output_counter or not self.cfg.num_triggers):
-            option = "--no-output-counter" if self.cfg.no_output_counter else "--num-triggers 0"
+        if cfg.loss_head_only and (why := self.settings("train").never_again):
             raise ValueError(
-                f"{NAME}: with {option} no trigger occurs for the second time, so that --loss-head-only has no token "
-                "to learn from; leave one of the two out"
+                f"{NAME}: with {why} no trigger occurs for the second time, so that --loss-head-only has no token to "
+                "learn from; change one of the two"
             )
         return super().build_criterion(cfg, from_checkpoint)
 
@@ -243,8 +250,10 @@ class BigramICLTask(ProbeLogMixin, KeptDictionary, GrowthLogMixin, FairseqTask):
     def get_batch_iterator(self, dataset: TriggerDataset, *args: Any, **kwargs: Any) -> Any:
         """Return fairseq's iterator, over a data set of its own.
 
-        Each iterator sets the epoch of its data set: validation on train must not change the one under way.
+        Each iterator sets the epoch of its data set: validation on train must not change the one under way. Batches
+        are of any size: ``--required-batch-size-multiple``, by default 8, would leave sequences out.
         """
+        kwargs["required_batch_size_multiple"] = 1
         return super().get_batch_iterator(copy.copy(dataset), *args, **kwargs)
 
     @property
@@ -269,3 +278,15 @@ def check(cfg: Any) -> None:
             raise ValueError(f"{NAME}: {flag(name)} {getattr(cfg, name)}: at least 1")
     if cfg.data_seed < 0:
         raise ValueError(f"{NAME}: --data-seed {cfg.data_seed}: 0 or more")
+
+
+def check_metric(cfg: Any, settings: TriggerSettings) -> None:
+    """Raise ValueError where no sequence with these settings has a position for ``--best-checkpoint-metric``."""
+    metric, why = cfg.checkpoint.best_checkpoint_metric, settings.never_again
+    if why is None or cfg.dataset.disable_validation:
+        return
+    valued = ["loss", "loss_bigram", *(OF_TRIGGERS if settings.num_triggers else ())]
+    if metric in {*PREDICTION, *ATTENTION}.difference(valued):
+        raise ValueError(
+            f"{NAME}: --best-checkpoint-metric {metric} never has a value with {why}; take one of {', '.join(valued)}"
+        )

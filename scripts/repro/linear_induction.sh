@@ -4,15 +4,16 @@
 #   bash scripts/repro/linear_induction.sh [--fresh]
 #
 # Makes .venv first where it is missing. Trains with the same settings: standard transformers of two layers and of one,
-# and normgrowth_lm, which all have a softmax; transnormer_lm with linear attention alone, in two layers and in one, with
-# relative and absolute positions, and with either of them; and with a softmax in the first layer, in blocks or over all.
-# Draws accuracy, where their attention looks, what copying cannot do without, and the maps of a linear model. Everything
-# goes to outputs/linear_induction/; accuracy.png, attention.png and ablation.png are what to read. Called again, it keeps
-# what is finished and goes on with the rest.
+# and normgrowth_lm, which all have a softmax; transnormer_lm with linear attention alone, in two layers and in one,
+# with relative and absolute positions, and with either of them; and with a softmax in the first layer, in blocks or
+# over all. Draws accuracy, where their attention looks, what copying cannot do without, and the maps of a linear model.
+# Everything goes to outputs/linear_induction/; accuracy.png, attention.png and ablation.png are what to read. Called
+# again, it keeps what is finished and goes on with the rest.
 #
 #   --fresh             remove outputs/linear_induction/ first
 #   OUT=outputs/linear_induction   another folder
-#   CORPUS=FILE         any text, or the .json of preprocessing/bigram_statistics.py; default: four of Shakespeare's plays
+#   CORPUS=FILE         any text, or the .json of preprocessing/bigram_statistics.py; default: four of Shakespeare's
+#                       plays
 #   SEED=0              of weights and sequences, the first of several
 #   SEEDS=2             of the main runs; the others have one
 #   LR=0.003            of all runs
@@ -47,7 +48,7 @@ figures() {
         normgrowth "softmax (normgrowth_lm)" softmax_one_layer "softmax, one layer" linear_one_layer "linear, one layer"
     draw accuracy $plot "${of[@]}" --plot accuracy
     of "${labels[@]}"
-    draw attention $plot "${of[@]}" --plot accuracy attention
+    draw attention $plot "${of[@]}" --plot accuracy,attention
     finish
     for folder in "${of[@]}"; do checkpoints+=("$folder/checkpoint_last.pt"); done
     draw ablation birth/ablation "${checkpoints[@]}"
@@ -58,8 +59,8 @@ figures() {
 }
 
 main() {
-    prepare outputs/linear_induction "Linear attention and induction heads: thirteen small models; about 25 minutes on 2 cores." \
-        "$@"
+    prepare outputs/linear_induction \
+        "Linear attention and induction heads: thirteen small models; about 25 minutes on 2 cores." "$@"
     text '[1/3]'
     training '[2/3]'
     figures

@@ -21,8 +21,9 @@ TINY = ["--ihead-dim", 24, "--tokens-per-sample", 32, "--num-triggers", 3, "--ep
 TINY += ["--valid-sequences", 16, "--probe-interval", 4, "--no-progress-bar", "--cpu"]
 
 
-def train(folder, *flags, **env):
-    return run_cli("scripts/train_birth.sh", TEXT, *TINY, *flags, env=SCRIPT_ENV | {"SAVE_DIR": folder} | env).stdout
+def train(folder, *flags, text=TEXT, check=True, **env):
+    env = SCRIPT_ENV | {"SAVE_DIR": folder} | env
+    return run_cli("scripts/train_birth.sh", text, *TINY, *flags, env=env, check=check).stdout
 
 
 def planned(*arguments, check=True, **env):
@@ -45,6 +46,11 @@ def test_a_run_that_was_stopped_while_matrices_were_frozen_goes_on(tmp_path):
     assert trained[12] == [*trained[8], "norm_layers.1.wo.weight"]
     assert lines[0]["wo1_acc"] == lines[12]["wo1_acc"]
     assert lines[12]["norm_layers.1.wo.weight"] != lines[16]["norm_layers.1.wo.weight"]
+    other = tmp_path / "other.txt"
+    other.write_text(TEXT.read_text()[::-1])
+    refused = train(tmp_path, "--max-update", 17, *flags, text=other, check=False, **settings)
+    assert f"{tmp_path}/checkpoint_last.pt was trained on another text than {other}, with the same symbols" in refused
+    assert "Nothing to do" not in refused
 
 
 def test_the_settings_choose_the_recipe_and_the_user_s_flags_win():
@@ -58,6 +64,8 @@ def test_the_settings_choose_the_recipe_and_the_user_s_flags_win():
     assert "--loss-head-only" in other
     assert "--momentum 0.9 " in other
     assert "--adam-betas" not in other
+    assert "--best-checkpoint-metric acc_end --maximize" in basic
+    assert "-best-checkpoint-metric" not in planned(TEXT, "--num-triggers", 0, LOSS="all")
 
 
 def test_without_a_text_statistics_of_plays_go_into_the_save_folder(tmp_path):
@@ -79,8 +87,13 @@ def test_a_wrong_setting_is_refused(env, message):
     assert message in planned(TEXT, check=False, **env)
 
 
-def test_a_text_that_is_not_there_is_refused():
-    assert "no text or statistics nowhere.txt" in planned("nowhere.txt", check=False, DRY_RUN=0)
+def test_a_text_that_is_none_and_a_seed_that_is_none_are_refused(tmp_path):
+    for wrong in ("nowhere.txt", tmp_path):
+        assert f"{wrong} is no file of text or statistics" in planned(wrong, check=False, DRY_RUN=0)
+    for name, value in {"CORPUS": tmp_path, "SEED": "one"}.items():
+        refused = run_cli("scripts/repro_birth.sh", env=SCRIPT_ENV | {"DRY_RUN": 1, name: value}, check=False)
+        assert refused.returncode == 1
+        assert re.search(rf"error: {name}:? .*{value}.*, (not a|or it)", refused.stdout)
 
 
 @pytest.mark.registered
@@ -144,7 +157,7 @@ def test_the_figures_of_the_reproduction_can_be_drawn(logged, tmp_path):  # noqa
     (environment / "python").write_text(stand_in)
     (environment / "python").chmod(0o755)
     env = SCRIPT_ENV | {"VIRTUAL_ENV": tmp_path, "OUT": out, "NO_VENV": 1, "SEEDS": 1, "MAX_UPDATE": UPDATES}
-    env |= {"CORPUS": TEXT}
+    env |= {"CORPUS": shutil.copy(TEXT, tmp_path)}
     printed = run_cli("scripts/repro_birth.sh", env=env | {"DRY_RUN": 1}).stdout
     out.mkdir()
     (out / "bigrams.json").write_text("before the runs")
@@ -152,6 +165,9 @@ def test_the_figures_of_the_reproduction_can_be_drawn(logged, tmp_path):  # noqa
         shutil.copytree(logged, out / name)
         (out / name / "done").write_text("now")
     run_cli("scripts/repro_birth.sh", env=env)
+    (tmp_path / TEXT.name).write_text("Another text")
+    refused = run_cli("scripts/repro_birth.sh", env=env, check=False).stdout
+    assert len(set(re.findall(rf"(?:it|now): +{tmp_path / TEXT.name} \(checksum (\d+) ", refused))) == 2, refused
     commands = [shlex.split(line) for line in notes.read_text().splitlines()]
     for script, *arguments in commands:
         status = runpy.run_path(str(ROOT / script))["main"](arguments)

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 import fairseq_transnorm  # noqa: F401  (registers)
 from fairseq_transnorm.criterions.bigram_icl import BigramICLCriterionConfig
 from fairseq_transnorm.data.bigram_statistics import write_statistics
+from fairseq_transnorm.measure import describe
 from fairseq_transnorm.measure.checkpoints import load_run, read_mapped, trained_names
 from fairseq_transnorm.measure.text import token_windows
 from fairseq_transnorm.tasks.bigram_icl import MODELS, BigramICLConfig, BigramICLTask
@@ -42,10 +43,10 @@ def parsed():
     return convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, flags))
 
 
-def trainer(corpus=LIGHTHOUSE):
-    """A trainer of fairseq's as fairseq-train makes it."""
+def trainer(corpus=LIGHTHOUSE, **values):
+    """A trainer of fairseq's as fairseq-train makes it; values are those of options of the task."""
     cfg = copy.deepcopy(parsed())
-    cfg.task.corpus = str(corpus)
+    cfg.task = OmegaConf.merge(cfg.task, {"corpus": str(corpus)} | values)
     task = tasks.setup_task(cfg.task)
     return Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
 
@@ -256,11 +257,45 @@ def test_models_that_do_not_fit(arch, message):
         ("cross_entropy", {}, "--criterion cross_entropy needs a padding symbol.*; give --criterion bigram_icl"),
         ("bigram_icl", {"no_output_counter": True}, "with --no-output-counter no trigger .* --loss-head-only"),
         ("bigram_icl", {"num_triggers": 0}, "with --num-triggers 0 no trigger occurs for the second time"),
+        (
+            "bigram_icl",
+            {"tokens_per_sample": 7, "show_latents": True, "no_repeat_output": True},
+            "with --tokens-per-sample 7 and --show-latents and --no-repeat-output no trigger occurs",
+        ),
+        ("bigram_icl", {"tokens_per_sample": 1}, "with --tokens-per-sample 1 no trigger occurs for the second time"),
     ],
 )
 def test_criterions_that_do_not_fit(name, values, message):
     with pytest.raises(ValueError, match=f"bigram_icl: {message}"):
         task_of(**values).build_criterion(BigramICLCriterionConfig(_name=name, loss_head_only=True))
+
+
+@pytest.mark.parametrize(("repeat", "least"), [(True, 2), (False, 3)])
+def test_sequences_that_are_long_enough_for_a_second_time_can_have_one(tmp_path, repeat, least):
+    corpus = write(tmp_path / "text", "abba" * 9)
+    options = {"num_triggers": 2, "no_repeat_output": not repeat}
+    for length in (least, least - 1):
+        task = task_of(corpus, tokens_per_sample=length, **options)
+        highest = max(int(batch["counters"].max()) for batch in batches(task))
+        assert (highest == 2) == (task.settings("train").never_again is None) == (length == least)
+
+
+@pytest.mark.parametrize(
+    ("values", "metric", "message"),
+    [
+        ({"num_triggers": 0}, "acc_tot", "with --num-triggers 0; take one of loss, loss_bigram$"),
+        ({"no_output_counter": True}, "acc_end", "with --no-output-counter; take .* loss_bigram, acc_tot, "),
+        ({"no_output_counter": True}, "acc_tot", None),
+    ],
+)
+def test_a_metric_that_no_validation_can_have_is_refused_before_training(values, metric, message):
+    run = trainer(**values)
+    run.cfg.checkpoint.best_checkpoint_metric = metric
+    if message is not None:
+        with pytest.raises(ValueError, match=f"bigram_icl: --best-checkpoint-metric {metric} .* {message}"):
+            run.task.begin_training(run)
+        run.cfg.dataset.disable_validation = True
+    run.begin_epoch(1)
 
 
 def test_no_flag_of_the_task_is_that_of_another_group():
@@ -321,6 +356,15 @@ def test_a_run_does_not_go_on_with_other_frequencies(checkpoint, tmp_path, caplo
     fine_tuned = trainer(corpus=other)
     fine_tuned.load_checkpoint(str(checkpoint), reset_optimizer=True, reset_lr_scheduler=True, reset_meters=True)
     fine_tuned.begin_epoch(1)
+
+
+def test_a_finished_run_is_not_taken_for_one_on_another_text(checkpoint, tmp_path, capsys):
+    asked = ["--only", "updates", "--to-go-on"]
+    describe.main([str(checkpoint), str(LIGHTHOUSE), *asked])
+    assert capsys.readouterr().out == "1\n"
+    other = write(tmp_path / "other", LIGHTHOUSE.read_text()[::-1])
+    with pytest.raises(ValueError, match=rf"bigram_icl: {checkpoint} was trained on another text than {other}, "):
+        describe.main([str(checkpoint), str(other), *asked])
 
 
 def test_measures_find_the_corpus_or_say_how_to_give_another(checkpoint, tmp_path, caplog):
