@@ -36,7 +36,7 @@ case ${1-} in
 esac
 [[ -z $corpus || (-f $corpus && -s $corpus) || ${DRY_RUN:-0} == 1 ]] ||
     die "$corpus is no file of text or statistics, or it is empty" \
-    "usage: $0 [CORPUS_OR_STATS] [fairseq-train flags]"
+        "usage: $0 [CORPUS_OR_STATS] [fairseq-train flags]"
 arch=$(flag --arch "${ARCH:-ihead_basic}" "$@")
 standard=(--tokens-per-sample 128 --optimizer adam --lr 0.003 --weight-decay 0.01)
 case $arch in

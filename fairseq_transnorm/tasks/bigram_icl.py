@@ -184,8 +184,8 @@ class BigramICLTask(ProbeLogMixin, KeptDictionary, GrowthLogMixin, FairseqTask):
         if self._other_statistics is not None:
             raise ValueError(
                 f"{NAME}: {checkpoint or self._other_statistics} was trained on another text than "
-                f"{self.data_of(self.cfg)}, with the same symbols; give that of its training, or begin a new run from its "
-                "weights with --finetune-from-model and another --save-dir"
+                f"{self.data_of(self.cfg)}, with the same symbols; give that of its training, or begin a new run from "
+                "its weights with --finetune-from-model and another --save-dir"
             )
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
