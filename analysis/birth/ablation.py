@@ -31,6 +31,7 @@ from fairseq_transnorm.plotting import (
 Rows = list[dict[str, Any]]
 COLUMNS = ("model", "source", "cut", "accuracy", "share")
 WIDTH = 0.8  # of the bars of a model, of 1
+LEGEND = 3.4  # inches, with the names of the axis
 
 
 def measure(options: argparse.Namespace) -> Rows:
@@ -39,7 +40,7 @@ def measure(options: argparse.Namespace) -> Rows:
     return [
         row
         for label, path in options.inputs
-        for row in ablation_rows(label, path, options.sequences, options.seed, device=options.device)
+        for row in ablation_rows(label, path, options.sequences, options.seed, device=options.device, data=options.data)
     ]
 
 
@@ -54,7 +55,7 @@ def grouped(rows: Rows) -> dict[tuple[str, str], Rows]:
 def draw(rows: Rows, stem: str, options: argparse.Namespace) -> None:
     models, cuts = list(dict.fromkeys(row["model"] for row in rows)), [NOTHING, *CUTS]
     styles, step = line_styles(cuts), WIDTH / len(cuts)
-    with figure(stem, rows, size=(1.6 + 1.3 * len(models), 3.2), seed=options.seed) as ax:
+    with figure(stem, rows, size=(LEGEND + 1.3 * len(models), 3.2), seed=options.seed) as ax:
         for number, cut in enumerate(cuts):
             found = [(i, grouped(rows)[model, cut]) for i, model in enumerate(models) if (model, cut) in grouped(rows)]
             values = [[row["accuracy"] for row in mine] for _, mine in found]
@@ -85,6 +86,7 @@ def summary(rows: Rows, options: argparse.Namespace) -> Rows:
 
 def main(argv: list[str] | None = None) -> int:
     parser = analysis_parser(str(__doc__), "outputs/birth_ablation", inputs="checkpoint", device=True)
+    parser.add_argument("--data", metavar="FILE", help="corpus or its statistics, when that of the training is gone")
     parser.add_argument("--sequences", type=at_least(1), default=256, metavar="N", help="default: %(default)s")
     return run_analysis(parser, argv, measure, draw, columns=COLUMNS, summary=summary)
 

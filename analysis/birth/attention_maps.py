@@ -30,6 +30,7 @@ from fairseq_transnorm.measure.attention_windows import (
     SHARES,
     SIGNED,
     Window,
+    check_item,
     generated,
     given,
     head_shares,
@@ -72,6 +73,7 @@ def measure(options: argparse.Namespace) -> Rows:
         if options.text is not None:
             sequence = given(run, options.text.replace("\\n", "\n"), options.triggers)
         else:
+            check_item(run, options.item, options.split)
             sequence = generated(run, [options.item], options.split, options.seed)
         others = range(options.item + 1, options.item + 1 + options.sequences)
         drawn, many = head_shares(run, sequence), head_shares(run, generated(run, others, options.split, options.seed))
@@ -175,7 +177,8 @@ def main(argv: list[str] | None = None) -> int:
         type=at_least(1),
         default=64,
         metavar="N",
-        help="others, the next ones, that are counted (default: %(default)s)",
+        help="others, the next ones, made beyond the end of the split if need be, that are counted "
+        "(default: %(default)s)",
     )
     return run_analysis(parser, argv, measure, draw, columns=COLUMNS + MEASURED, summary=summary)
 

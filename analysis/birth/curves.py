@@ -10,10 +10,11 @@ drawn, with a band from the lowest to the highest. A vertical line shows when --
   attention     whether the heads look where an induction head would
 
 Several plots are drawn below each other, with a column for each run: accuracy and recall as in the paper's figure 3.
-STEM.json has what was logged, STEM.csv what is drawn (--smooth, --max-iter).
+STEM.json has what was logged, STEM.csv what is drawn (--smooth, --max-iter). The table that is printed ends where the
+figure does and is of what was logged, not of means over points.
 
   python analysis/birth/curves.py basic=runs/basic --plot recall
-  python analysis/birth/curves.py all=runs/r2 "late keys=runs/keys" "late W_O=runs/output" --plot accuracy recall
+  python analysis/birth/curves.py all=runs/r2 "late keys=runs/keys" "late W_O=runs/output" --plot accuracy,recall
 """
 
 import argparse
@@ -28,10 +29,12 @@ from fairseq_transnorm.measure.probe_curves import (
     COLUMNS,
     CUT,
     PLOTS,
+    check_distinct_logs,
     check_values,
     first_crossing,
     probe_rows,
     releases,
+    shared_points,
     smoothed,
 )
 from fairseq_transnorm.plotting import (
@@ -91,6 +94,7 @@ RELEASE = BASELINE | {"color": "0.45", "linewidth": 1.1}
 def measure(options: argparse.Namespace) -> Rows:
     quiet()
     check_runs(options.inputs)
+    check_distinct_logs(path for _, path in options.inputs)
     rows = [row for label, path in options.inputs for row in probe_rows(label, path)]
     check_values(rows, options.plot)
     return rows
@@ -100,7 +104,11 @@ def chosen(rows: Rows, options: argparse.Namespace) -> Rows:
     """Return the points to draw."""
     if options.max_iter is not None and not any(row["updates"] <= options.max_iter for row in rows):
         raise ValueError(f"--max-iter {options.max_iter} leaves no point: the first is at {rows[0]['updates']}")
-    rows = smoothed(rows, options.smooth)
+    return shared_points(until(smoothed(rows, options.smooth), options))
+
+
+def until(rows: Rows, options: argparse.Namespace) -> Rows:
+    """Return the rows up to --max-iter."""
     return [row for row in rows if options.max_iter is None or row["updates"] <= options.max_iter]
 
 
@@ -111,10 +119,14 @@ def draw(rows: Rows, stem: str, options: argparse.Namespace) -> None:
     if len(options.plot) == 1 and options.plot[0] in TOGETHER:
         with panels(stem, rows, size=(5.6, 3.4), seed=options.seed) as (ax,):
             draw_together(ax, runs, options.plot[0])
+            ax.set_xlabel(across(options))
     else:
         draw_columns(rows, runs, stem, options)
     drawn = ["run", "source", "updates", *(name for plot in options.plot for name in PLOTS[plot])]
-    save_csv(f"{stem}.csv", [{name: row[name] for name in drawn} for row in points])
+    # a curve has no point where one of its seeds has no value
+    missing = {(row["run"], row["updates"], name) for row in points for name in drawn if row[name] is None}
+    cells = ((row, {name: (row["run"], row["updates"], name) not in missing for name in drawn}) for row in points)
+    save_csv(f"{stem}.csv", [{name: row[name] if known[name] else None for name in drawn} for row, known in cells])
 
 
 def draw_columns(rows: Rows, runs: dict[str, Rows], stem: str, options: argparse.Namespace) -> None:
@@ -128,7 +140,7 @@ def draw_columns(rows: Rows, runs: dict[str, Rows], stem: str, options: argparse
             line, column = divmod(number, len(runs))
             plot, run = options.plot[line], list(runs)[column]
             draw_run(ax, runs[run], plot)
-            names = {"x": "updates" if line == len(options.plot) - 1 else "", "y": "" if column else AXES[plot]}
+            names = {"x": across(options) if line == len(options.plot) - 1 else "", "y": "" if column else AXES[plot]}
             describe(ax, **names)
             if not line:
                 name_releases(ax, runs[run])
@@ -138,7 +150,12 @@ def draw_columns(rows: Rows, runs: dict[str, Rows], stem: str, options: argparse
                 set_scale(ax, plot)
                 if several and not line:
                     ax.fill_between([], [], **BAND, color="0.3", label="range of n seeds")
-                legend(ax, beside=True)
+                legend(ax, beside=True, panels=axes[number - column : number + 1])
+
+
+def across(options: argparse.Namespace) -> str:
+    """Name the axis of updates, and what each point is a mean of."""
+    return "updates" if options.smooth == 1 else f"updates (means of up to {options.smooth} points)"
 
 
 def draw_together(ax: Axes, runs: dict[str, Rows], plot: str) -> None:
@@ -195,6 +212,7 @@ def symbol(name: str) -> str:
 def summary(rows: Rows, options: argparse.Namespace) -> Rows:
     """One line a run and seed: where it first got how far, and its last values."""
     lines = []
+    rows = until(rows, options)
     for run, source in dict.fromkeys((row["run"], row["source"]) for row in rows):
         mine = [row for row in rows if (row["run"], row["source"]) == (run, source)]
         crossings = {f"{name} ≥ {level}": first_crossing(mine, column, level) for name, column, level in CROSSINGS}
@@ -203,11 +221,19 @@ def summary(rows: Rows, options: argparse.Namespace) -> Rows:
     return lines
 
 
+def plots(text: str) -> list[str]:
+    """Read the names of plots, with commas between them."""
+    names = text.split(",")
+    if unknown := [name for name in names if name not in PLOTS]:
+        raise argparse.ArgumentTypeError(f"no plot {', '.join(map(repr, unknown))}; there are {','.join(PLOTS)}")
+    return list(dict.fromkeys(names))
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = analysis_parser(str(__doc__), "outputs/birth_curves", inputs="run")
     add = parser.add_argument
-    add("--plot", nargs="+", choices=list(PLOTS), default=["accuracy", "recall"], help="default: accuracy recall")
-    add("--smooth", type=at_least(1), default=1, metavar="N", help="draw means over N points (default: none)")
+    add("--plot", type=plots, default="accuracy,recall", metavar="NAME[,NAME]", help="default: %(default)s")
+    add("--smooth", type=at_least(1), default=1, metavar="N", help="draw means over N points, odd (default: none)")
     add("--max-iter", type=at_least(0), metavar="N", help="draw up to update N only")
     return run_analysis(parser, argv, measure, draw, columns=COLUMNS, summary=summary)
 

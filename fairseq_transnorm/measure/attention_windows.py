@@ -66,6 +66,13 @@ def generated(run: Run, items: Sequence[int], split: str = "test", seed: int = 0
     return Triggered(batch["net_input"]["src_tokens"], batch["target"], batch["counters"])
 
 
+def check_item(run: Run, item: int, split: str = "test") -> None:
+    """Raise ValueError where a split has no sequence of that number."""
+    run.task.load_dataset(split)
+    if item >= (size := len(run.task.dataset(split))):
+        raise ValueError(f"no sequence {item} in the split {split!r} of {run.path}: they are numbered 0 to {size - 1}")
+
+
 def given(run: Run, text: str, triggers: str | None = None) -> Triggered:
     """Return a text as one sequence; after its last character comes nothing.
 
@@ -159,5 +166,9 @@ def head_shares(run: Run, sequences: Triggered) -> dict[tuple[int, int], dict[st
 def _numbers(run: Run, text: str) -> list[int]:
     known = {symbol: number for number, symbol in enumerate(run.task.source_dictionary.symbols)}
     if unknown := sorted({repr(letter) for letter in text if letter not in known}):
-        raise ValueError(f"{', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not in the corpus of {run.path}")
+        verb = "is" if len(unknown) == 1 else "are"
+        there = "".join(known)
+        raise ValueError(
+            f"{', '.join(unknown)} {verb} not in the corpus of {run.path}; leave out what is none of {there[:200]!r}"
+        )
     return [known[letter] for letter in text]

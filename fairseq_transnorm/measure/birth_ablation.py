@@ -77,7 +77,13 @@ def cut_sums(model: nn.Module, batch: Triggered, layer: int = 0, look: str | Non
 
 
 def ablation_rows(
-    label: str, path: str | Path, sequences: int = 256, seed: int = 0, batch: int = 64, device: str = "cpu"
+    label: str,
+    path: str | Path,
+    sequences: int = 256,
+    seed: int = 0,
+    batch: int = 64,
+    device: str = "cpu",
+    data: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Return the in-context accuracy of a model as it is, and without each of ``CUTS`` that it has a layer for.
 
@@ -88,6 +94,7 @@ def ablation_rows(
         seed: of these sequences; that of the training was its ``--data-seed``.
         batch: sequences that run at once.
         device: where the model runs.
+        data: corpus or its statistics, when that of the training is gone.
 
     Returns:
         Rows with ``model``, ``source``, ``updates``, ``sequences``, ``cut``, ``accuracy`` and ``share`` of the weight,
@@ -96,7 +103,7 @@ def ablation_rows(
     Raises:
         ValueError: no trigger comes twice, or as of ``load_trigger_run``.
     """
-    run = load_trigger_run(path, device=device)
+    run = load_trigger_run(path, data, device)
     parts = (x.to(device).split(batch) for x in generated(run, range(sequences), "test", seed))
     batches = [Triggered(*part) for part in zip(*parts, strict=True)]
     layers = len(own_attention_modules(run.model))

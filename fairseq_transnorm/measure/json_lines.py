@@ -43,8 +43,10 @@ def read_lines(path: Path, check: Callable[[Record], object], kind: str) -> Line
         try:
             record = json.loads(line)
             check(record)
-        except (ValueError, TypeError, KeyError):
-            raise ValueError(f"{path}: line {number} is no {kind}: {line[:60]!r}; move the file away") from None
+        except (ValueError, TypeError, KeyError) as error:
+            known = not isinstance(error, ValueError) or isinstance(error, json.JSONDecodeError)
+            reason = "" if known else f" ({error})"
+            raise ValueError(f"{path}: line {number} is no {kind}: {line[:60]!r}{reason}; move the file away") from None
         records.append(record)
     return Lines(records, len(lines) + 1 if rest else 0)
 

@@ -32,7 +32,11 @@ def read_records(path: Path) -> Lines:
     """
 
     def check(record: Record) -> None:
-        int(record["iter"]), record["acc_end"], str(record.get("split"))
+        if type(record["iter"]) is not int:
+            raise ValueError(f"iter is {record['iter']!r}, not a whole number")
+        for name, value in ({"acc_end": record["acc_end"]} | record).items():
+            if name != "split" and value is not None and type(value) not in (int, float):
+                raise ValueError(f"{name} is {value!r}, not a number")
 
     return read_lines(path, check, "record of probes")
 

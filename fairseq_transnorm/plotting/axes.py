@@ -78,24 +78,35 @@ def mark_ticks(
     ax.spines[["left", "bottom"]].set_visible(False)
 
 
-def legend(ax: Axes, *, title: str | None = None, beside: bool = False) -> None:
-    """Add a legend, in the emptiest corner or ``beside`` the axes, where many lines leave no corner empty."""
+def legend(ax: Axes, *, title: str | None = None, beside: bool = False, panels: Sequence[Axes] = ()) -> None:
+    """Add a legend, in the emptiest corner or ``beside`` the axes, where many lines leave no corner empty.
+
+    With ``panels`` it is of all of them, each label once.
+    """
+    where: dict[str, Any] = {"loc": "best"}
     if beside:
-        ax.legend(title=title, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
-    else:
-        ax.legend(title=title, loc="best")
+        where = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
+    if panels:
+        entries = _entries(panels)
+        where |= {"handles": list(entries.values()), "labels": list(entries)}
+    ax.legend(title=title, **where)
 
 
 def shared_legend(axes: Sequence[Axes], *, below: bool = False) -> None:
     """Add one legend to the right of all panels, or ``below`` them, each label once."""
-    entries: dict[str, Artist] = {}
-    for ax in axes:
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
+    entries = _entries(axes)
     figure = axes[0].figure
     assert isinstance(figure, Figure)
     where: dict[str, Any] = {"loc": "outside lower center", "ncols": len(entries)} if below else {}
     figure.legend(list(entries.values()), list(entries), **{"loc": "outside right upper"} | where)
+
+
+def _entries(axes: Sequence[Axes]) -> dict[str, Artist]:
+    entries: dict[str, Artist] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    return entries
 
 
 def _marks(span: float) -> tuple[float, ...]:

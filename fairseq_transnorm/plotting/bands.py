@@ -33,6 +33,9 @@ def mean_curve(
         label: name in the legend; None for no entry.
         style: keywords of ``plot``.
         band: False leaves the band out, of a curve that only goes with another.
+
+    Raises:
+        ValueError: there are values, and no update at which all seeds have one.
     """
     seeds = count_seeds(rows)
     by_update: dict[int, list[Mapping[str, Any]]] = {}
@@ -40,6 +43,11 @@ def mean_curve(
         if row[y] is not None and row[x] is not None:
             by_update.setdefault(row["updates"], []).append(row)
     points = [group for _, group in sorted(by_update.items()) if len(group) == seeds]
+    if by_update and not points:
+        raise ValueError(
+            f"the {seeds} seeds {sorted({row['source'] for row in rows})} have no update in common at which all have "
+            f"{y}: no mean can be drawn; give each a label of its own"
+        )
     xs = [statistics.fmean(row[x] for row in group) for group in points]
     if band and seeds > 1:
         low, high = ([pick(row[y] for row in group) for group in points] for pick in (min, max))

@@ -47,7 +47,9 @@ def analysis_parser(
     parser.add_argument(
         "--out", default=out, metavar="STEM", help="writes STEM.pdf, STEM.png and STEM.json (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything drawn at random (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=at_least(0), default=0, help="seed of everything drawn at random (default: %(default)s)"
+    )
     if device:
         parser.add_argument(
             "--device", default="cpu", help="where models run: cpu, cuda, cuda:1 (default: %(default)s)"

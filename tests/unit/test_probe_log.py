@@ -39,10 +39,19 @@ def test_a_run_that_goes_on_notes_its_first_update_again_but_not_its_last_valida
 
 def test_a_new_run_keeps_the_file_of_an_older_one_under_another_name(tmp_path):
     path = tmp_path / "probes.jsonl"
-    path.write_text("junk\n")
-    ProbeLog(path, updates=0).write(line(0))
-    assert (tmp_path / "probes.jsonl.old").read_text() == "junk\n"
-    assert read_probes(path) == [line(0)]
+    for number, old in enumerate(("probes.jsonl.old", "probes.jsonl.old2", "probes.jsonl.old3")):
+        path.write_text(f"junk {number}\n")
+        ProbeLog(path, updates=0).write(line(number))
+        assert (tmp_path / old).read_text() == f"junk {number}\n"
+        assert read_probes(path) == [line(number)]
+    assert (tmp_path / "probes.jsonl.old").read_text() == "junk 0\n", "the first is still there"
+
+
+def test_a_cut_line_goes_where_all_whole_ones_stay(tmp_path):
+    path = tmp_path / "probes.jsonl"
+    write(path, [line(0), line(2)], '{"iter": 4, "ep')
+    ProbeLog(path, updates=4).write(line(4))
+    assert read_probes(path) == [line(0), line(2), line(4)]
 
 
 def test_the_last_of_several_lines_of_an_update_counts(tmp_path, caplog):
@@ -54,7 +63,17 @@ def test_the_last_of_several_lines_of_an_update_counts(tmp_path, caplog):
     assert "line 8 is cut off" in caplog.text
 
 
-@pytest.mark.parametrize("bad", ["broken", "[]", '{"acc_end": 1}', '{"iter": "x", "acc_end": 1}', '{"iter": 0}'])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "broken",
+        "[]",
+        '{"acc_end": 1}',
+        '{"iter": "100", "acc_end": 1}',
+        '{"iter": 0}',
+        '{"iter": 1, "acc_end": 1, "wo1_acc": "high"}',
+    ],
+)
 def test_a_damaged_file_is_refused(tmp_path, bad):
     path = tmp_path / "probes.jsonl"
     write(path, [line(0)], bad + "\n")
@@ -167,6 +186,10 @@ def test_the_attention_is_looked_at_where_it_is_its_turn():
         ({"probe_position_cutoff": -1}, "--probe-position-cutoff -1"),
         ({"probe_file": "a/b.jsonl"}, "'a/b.jsonl' is no name of a file"),
         ({"probe_file": ""}, "'' is no name"),
+        ({"probe_file": ".."}, "'..' is no name"),
+        ({"probe_file": ".jsonl"}, "'.jsonl' is no name"),
+        ({"probe_file": "checkpoint_last.pt"}, "'checkpoint_last.pt' is no name .* that ends in .jsonl; give one such"),
+        ({"probe_file": "norms.jsonl"}, "--probe-file norms.jsonl is the file of another log"),
         ({"log_norms": True}, "--log-norms adds to the lines of --log-probes"),
     ],
 )
@@ -175,19 +198,18 @@ def test_options_without_a_meaning_are_refused(options, message):
         criterion(**options)
 
 
-def started(tmp_path, processes_number=0, **options):
+def started(tmp_path, processes_number=0, metric="loss", data=None, **options):
     """A task after the start of its training, its criterion and its model."""
-    corpus = str(ROOT / "tests/data/lighthouse.txt")
-    task = BigramICLTask.setup_task(
-        OmegaConf.structured(BigramICLConfig(corpus=corpus, tokens_per_sample=T, valid_sequences=4, num_triggers=3))
-    )
+    values = {"corpus": str(ROOT / "tests/data/lighthouse.txt"), "tokens_per_sample": T, "valid_sequences": 4}
+    values |= {"num_triggers": 3} | (data or {})
+    task = BigramICLTask.setup_task(OmegaConf.structured(BigramICLConfig(**values)))
     task.load_dataset("valid")
     model = build(tokens_per_sample=T)
     model.embed_tokens = torch.nn.Embedding(len(task.dictionary), 8).double()
     model.output = torch.nn.Linear(8, len(task.dictionary), bias=False).double()
     cfg = OmegaConf.structured(FairseqConfig())
     cfg.dataset.batch_size = 3
-    cfg.checkpoint.save_dir = str(tmp_path)
+    cfg.checkpoint.save_dir, cfg.checkpoint.best_checkpoint_metric = str(tmp_path), metric
     settings = {"_name": "bigram_icl", "log_probes": True, "probe_interval": 2, **options}
     cfg.criterion = OmegaConf.structured(BigramICLCriterionConfig(**settings))
     trainer = SimpleNamespace(cfg=cfg, get_model=lambda: model, is_data_parallel_master=processes_number == 0)
@@ -255,12 +277,13 @@ def test_half_precision_has_no_gradient_norms(tmp_path):
     cfg = OmegaConf.structured(FairseqConfig())
     cfg.common.fp16 = True
     cfg.criterion = OmegaConf.structured(BigramICLCriterionConfig(_name="bigram_icl", log_probes=True, log_norms=True))
-    task, _, _ = started(tmp_path)
+    task, _, model = started(tmp_path)
+    trainer = SimpleNamespace(cfg=cfg, get_model=lambda: model, get_num_updates=lambda: 0)
     with pytest.raises(ValueError, match=r"bigram_icl: --log-norms does not go with --fp16 .* take --amp"):
-        task.begin_training(SimpleNamespace(cfg=cfg))
+        task.begin_training(trainer)
     cfg.common.fp16, cfg.distributed_training.ddp_backend = False, "fully_sharded"
     with pytest.raises(ValueError, match=r"bigram_icl: --log-probes: with --ddp-backend fully_sharded"):
-        task.begin_training(SimpleNamespace(cfg=cfg))
+        task.begin_training(trainer)
 
 
 def test_a_validation_without_the_metric_that_checkpoints_are_chosen_by_is_told(tmp_path):
@@ -268,3 +291,26 @@ def test_a_validation_without_the_metric_that_checkpoints_are_chosen_by_is_told(
     task._best_metric = "acc_end"
     with pytest.raises(ValueError, match=r"--best-checkpoint-metric acc_end: .* has no such value, only loss;"):
         task.post_validate(model, {"loss": 1.0}, None)
+
+
+@pytest.mark.parametrize(
+    ("metric", "options", "data", "message"),
+    [
+        ("acc_edn", {}, {}, "acc_edn is no metric of this criterion; there are .*acc_end, .*score2_acc, .*wo1_acc"),
+        ("acc_edn", {"log_probes": False}, {}, "acc_edn is no metric .* there are .*acc_end, repeat_frac$"),
+        ("wk0_8_acc", {}, {}, "wk0_8_acc is no metric"),
+        ("wo1_acc", {"log_probes": False}, {}, "wo1_acc is measured with --log-probes only"),
+        ("score_acc", {"log_probes": False}, {}, "score_acc is measured with --log-probes only"),
+        ("wk1_acc", {}, {"fixed_triggers": True, "num_triggers": 0}, "wk1_acc has no value for this model and these"),
+        ("acc_end", {}, {"tokens_per_sample": 2}, "acc_end: no sequence of 'valid' has a trigger again; give longer"),
+    ],
+)
+def test_a_metric_that_a_validation_will_not_have_is_refused_before_training(tmp_path, metric, options, data, message):
+    with pytest.raises(ValueError, match=f"bigram_icl: --best-checkpoint-metric {message}"):
+        started(tmp_path, metric=metric, data=data, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("metric", ["acc_end", "acc_tot", "loss_bigram", "score2_acc", "wo1_acc", "wk0_64_acc"])
+def test_metrics_that_a_validation_has_are_taken(tmp_path, metric):
+    started(tmp_path, metric=metric)
