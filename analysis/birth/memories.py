@@ -7,9 +7,10 @@ the largest score of each row on the diagonal.
   W_K of layer 2   tokens that layer 2 looks for, and tokens that stood before a key
   W_K of layer 1   positions that layer 1 looks from and at: the largest should be on the line below the diagonal
 
-Fixed triggers are printed in colour; the probe of W_K of layer 2 is of those alone. The probes are measured again and
-printed beside those that training logged of the same weights; where they differ, the exit status is 1. STEM.json and
-STEM.csv have all numbers.
+Fixed triggers are printed in colour; the probe of W_K of layer 2 is of those alone. The probes, the accuracy on the
+evaluation sequences and the norms of parameters, where --log-norms noted them, are measured again and printed beside
+those that training logged of the same weights; where they differ, nothing is drawn and the exit status is 1. STEM.json
+and STEM.csv have all numbers.
 
   python analysis/birth/memories.py runs/basic/checkpoint_last.pt
   python analysis/birth/memories.py early=runs/r/checkpoint_1_100.pt late=runs/r/checkpoint_last.pt --tokens 30
@@ -31,6 +32,7 @@ from fairseq_transnorm.plotting import (
     at_least,
     check_distinct,
     describe,
+    format_table,
     mark_ticks,
     panel_title,
     panels,
@@ -61,6 +63,9 @@ def measure(options: argparse.Namespace) -> Rows:
 
 
 def draw(rows: Rows, stem: str, options: argparse.Namespace) -> None:
+    if found := mismatches(rows):
+        print(format_table(summary(rows, options)))
+        raise ValueError("probes differ from those in the log, is it of another run?\n" + "\n".join(found))
     maps: dict[tuple[str, str], Rows] = {}
     for row in rows:
         if row["kind"] == SCORE:
@@ -110,16 +115,10 @@ def summary(rows: Rows, options: argparse.Namespace) -> Rows:
     """One line a model and probe: measured again, and logged."""
     return [
         {"model": row["model"], "updates": row["updates"], "probe": row["name"], "recomputed": row["value"]}
-        | {"logged": row["logged"] if row["in_log"] else "no line in the log"}
+        | {"logged": row["logged"] if row["in_log"] else "not in the log"}
         for row in rows
         if row["kind"] == PROBE
     ]
-
-
-def verdict(rows: Rows, options: argparse.Namespace) -> None:
-    """Raise ValueError where a probe differs from the log."""
-    if found := mismatches(rows):
-        raise ValueError("probes differ from those in the log, is it of another run?\n" + "\n".join(found))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -128,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--data", metavar="FILE", help="corpus or its statistics, when that of the training is gone")
     add("--tokens", type=at_least(2), default=80, metavar="N", help="the most frequent to draw (default: %(default)s)")
     add("--positions", type=at_least(2), metavar="N", help="first to draw (default: the run's probe cutoff)")
-    return run_analysis(parser, argv, measure, draw, columns=COLUMNS, summary=summary, verdict=verdict)
+    return run_analysis(parser, argv, measure, draw, columns=COLUMNS, summary=summary)
 
 
 if __name__ == "__main__":

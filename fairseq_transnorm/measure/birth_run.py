@@ -26,9 +26,7 @@ def recomputed_probes(run: Run) -> dict[str, float | None]:
     """
     if not hasattr(run.task, "fixed_triggers"):
         raise ValueError(f"{run.path} is of the task {run.cfg.task._name!r}: its probes are those of bigram_icl only")
-    options: Any = run.cfg.criterion
-    if options._name != "bigram_icl":
-        options = BigramICLCriterionConfig()
+    options = probe_options(run)
     run.model.set_num_updates(run.updates)  # what is frozen for a while is so at the next update
     batches = held_out_batches(run.task, run.cfg.dataset, next(run.model.parameters()).device)
     return {
@@ -36,3 +34,9 @@ def recomputed_probes(run: Run) -> dict[str, float | None]:
         **task_probes(run.model, run.task, options.probe_position_cutoff),
         **parameter_norms(run.model),
     }
+
+
+def probe_options(run: Run) -> Any:
+    """Return the criterion's options of a run, their defaults where it was trained with another criterion."""
+    options = run.cfg.criterion
+    return options if options._name == "bigram_icl" else BigramICLCriterionConfig()
