@@ -198,7 +198,11 @@ def test_options_that_do_not_fit(values, message):
     ("text", "values", "message"),
     [
         ("x" * 9, {}, "--num-triggers 5 is more than the vocabulary, 1 symbols"),
-        ("x" * 9, {"num_triggers": 1, "no_repeat_output": True}, "--no-repeat-output leaves no output .* 'x'"),
+        (
+            "x" * 9,
+            {"num_triggers": 1, "no_repeat_output": True},
+            "--no-repeat-output leaves no output for the trigger 'x' as the text has no other symbol; leave it out",
+        ),
         ("x" * 9, {"num_triggers": 1, "output_split": "train"}, "--output-split train is empty: .* has 1 symbols"),
         (
             "abcdabcd",
@@ -217,6 +221,12 @@ def test_small_corpora(tmp_path, text, values, message):
     (tmp_path / "text").write_text(text)
     with pytest.raises(ValueError, match=f"bigram_icl: {message}"):
         task_of(tmp_path / "text", **values)
+
+
+def test_fixed_triggers_of_one_frequency_are_in_the_order_of_their_numbers(tmp_path):
+    text = "".join(chr(ord("A") + symbol) * (1 + symbol % 3) for symbol in range(40))
+    task = task_of(write(tmp_path / "text", text), fixed_triggers=True, num_triggers=40)
+    assert task.fixed_triggers == sorted(range(40), key=lambda symbol: (symbol % 3, symbol))
 
 
 def test_corpora_that_are_small_enough(tmp_path):
@@ -397,3 +407,11 @@ def test_measures_find_the_corpus_or_say_how_to_give_another(checkpoint, tmp_pat
             load_run(checkpoint, write(tmp_path / "more", LIGHTHOUSE.read_text() + "ß"))
     finally:
         moved.rename(checkpoint.parent / "text")
+
+
+def test_no_sequence_is_left_out_for_the_sake_of_the_batch_size():
+    task = task_of(valid_sequences=11)
+    task.load_dataset("valid")
+    batches = task.get_batch_iterator(task.dataset("valid"), max_sentences=3, required_batch_size_multiple=8)
+    sizes = [len(batch["id"]) for batch in batches.next_epoch_itr(shuffle=False)]
+    assert sizes == [3, 3, 3, 2]
