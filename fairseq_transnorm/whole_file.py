@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -27,9 +28,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def set_aside(path: str | Path) -> None:
-    """Rename a file of an older run, if there is one, to ``<name>.old``, and say so."""
+    """Rename a file of an older run, if there is one, and say so.
+
+    It becomes ``<name>.old``, or where that is taken, ``<name>.old2``, ``<name>.old3`` and so on: nothing is lost.
+    """
     path = Path(path)
     if path.is_file():
-        old = path.with_name(f"{path.name}.old")
+        names = (path.with_name(f"{path.name}.old{number}") for number in chain([""], count(2)))
+        old = next(name for name in names if not name.exists())
         path.replace(old)
         logger.warning("a run begins at update 0; %s was there, of an older run: renamed to %s", path, old.name)

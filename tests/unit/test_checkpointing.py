@@ -76,9 +76,11 @@ def test_options_of_sgd_and_adafactor_do_not_keep_a_run_from_going_on(tmp_path):
 def test_the_initial_checkpoint_of_an_older_run_is_kept_under_another_name(tmp_path):
     path = tmp_path / "checkpoint_init.pt"
     path.write_text("older")
+    (tmp_path / "checkpoint_init.pt.old").write_text("oldest")
     trainer = SimpleNamespace(cfg=SimpleNamespace(checkpoint=SimpleNamespace(save_dir=str(tmp_path))))
     trainer.checkpoint_suffix, trainer.consolidate_optimizer = "", lambda: None
     trainer.save_checkpoint = lambda name, _: Path(name).write_text("new")
     trainer.should_save_checkpoint_on_current_rank = True
     save_initial(trainer)
-    assert (path.read_text(), (tmp_path / "checkpoint_init.pt.old").read_text()) == ("new", "older")
+    assert (path.read_text(), (tmp_path / "checkpoint_init.pt.old2").read_text()) == ("new", "older")
+    assert (tmp_path / "checkpoint_init.pt.old").read_text() == "oldest"

@@ -48,15 +48,15 @@ def test_a_run_that_goes_on_cuts_off_what_came_after_its_checkpoint(tmp_path):
 
 def test_a_new_run_keeps_the_file_of_an_older_one_under_another_name(tmp_path, caplog):
     path = tmp_path / "norms.jsonl"
-    for text in ("junk\n", json.dumps(record(3)) + "\n"):
+    for text, old in (("junk\n", "norms.jsonl.old"), (json.dumps(record(3)) + "\n", "norms.jsonl.old2")):
         path.write_text(text)
         with caplog.at_level(logging.WARNING):
             log = GrowthLog(path, updates=0, scope="all")
         assert log.last is None
-        assert (tmp_path / "norms.jsonl.old").read_text() == text
+        assert (tmp_path / old).read_text() == text
         log.write(record(0))
         assert read_growth(path) == [record(0)]
-    assert f"{path} was there, of an older run: renamed to norms.jsonl.old" in caplog.text
+    assert f"{path} was there, of an older run: renamed to norms.jsonl.old2" in caplog.text
 
 
 def test_a_full_disk_is_told_with_the_file(tmp_path):
