@@ -15,6 +15,7 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from ..measure.copying import ATTENTION, LOSSES, PREDICTION, attended_sums, packed, prediction_sums, summed, triggered
+from ..measure.growth_log import FILE as GROWTH_FILE
 from ..measure.own_attention import attended_positions
 from ..measure.probe_log import FILE
 from ..models.options import flag
@@ -41,7 +42,9 @@ class BigramICLCriterionConfig(FairseqDataclass):
     log_norms: bool = field(
         default=False, metadata={"help": "lines of --probe-file have norm and gradient norm of each parameter"}
     )
-    probe_file: str = field(default=FILE, metadata={"help": "name of the file in the save folder"})
+    probe_file: str = field(
+        default=FILE, metadata={"help": "name of the file in the save folder, with .jsonl at its end"}
+    )
 
 
 @register_criterion("bigram_icl", dataclass=BigramICLCriterionConfig)
@@ -126,7 +129,12 @@ def check(cfg: Any) -> None:
     for name in ("probe_interval", "probe_start_length", "probe_end_length", "probe_position_cutoff"):
         if getattr(cfg, name) < 1:
             raise ValueError(f"{NAME}: {flag(name)} {getattr(cfg, name)}: 1 or more")
-    if not cfg.probe_file or Path(cfg.probe_file).name != cfg.probe_file:
-        raise ValueError(f"{NAME}: --probe-file {cfg.probe_file!r} is no name of a file; it lies in the save folder")
+    if Path(cfg.probe_file).name != cfg.probe_file or Path(cfg.probe_file).suffix != ".jsonl":
+        raise ValueError(
+            f"{NAME}: --probe-file {cfg.probe_file!r} is no name of a file in the save folder that ends in .jsonl; "
+            f"give one such as {FILE}"
+        )
+    if cfg.probe_file == GROWTH_FILE:
+        raise ValueError(f"{NAME}: --probe-file {GROWTH_FILE} is the file of another log; give one such as {FILE}")
     if cfg.log_norms and not cfg.log_probes:
         raise ValueError(f"{NAME}: --log-norms adds to the lines of --log-probes; give both")
