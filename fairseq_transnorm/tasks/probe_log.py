@@ -4,7 +4,7 @@ from typing import Any, Optional
 
 from torch import nn
 
-from .probe_recorder import ProbeRecorder, check_best, is_on
+from .probe_recorder import ProbeRecorder, check_best, check_metric, is_on
 
 
 class ProbeLogMixin:
@@ -25,9 +25,11 @@ class ProbeLogMixin:
         """Look at the trainer before the first update.
 
         Raises:
-            ValueError: an option does not go with another, or the file of the run is damaged.
+            ValueError: an option does not go with another, no validation will have ``--best-checkpoint-metric``, or the
+                file of the run is damaged.
         """
         super().begin_training(trainer)  # type: ignore[misc]
+        check_metric(self, trainer)
         self._best_metric = str(trainer.cfg.checkpoint.best_checkpoint_metric)
         self._probes = ProbeRecorder(self, trainer) if is_on(trainer.cfg.criterion) else None
 

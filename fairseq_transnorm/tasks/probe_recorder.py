@@ -9,12 +9,12 @@ from typing import Any
 
 from fairseq.logging import metrics
 
-from ..measure.copying import in_context_accuracy, ratios, summed
+from ..measure.copying import ATTENTION, OF_TRIGGERS, PREDICTION, in_context_accuracy, ratios, summed
 from ..measure.json_lines import Record
 from ..measure.memory_probes import probe_names
 from ..measure.probe_log import ProbeLog
 from .growth_log import check_trainer
-from .task_probes import gradient_norms, held_out_batches, parameter_norms, task_probes
+from .task_probes import gradient_norms, has_counter, held_out_batches, parameter_norms, task_probes
 
 NAME = "bigram_icl"  # of the criterion, and in messages
 
@@ -96,6 +96,37 @@ class ProbeRecorder:
 def is_on(criterion: Any) -> bool:
     """Return whether the config of a criterion asks for probes."""
     return criterion._name == NAME and bool(criterion.log_probes)
+
+
+def check_metric(task: Any, trainer: Any) -> None:
+    """Look at ``--best-checkpoint-metric`` before the first update.
+
+    Raises:
+        ValueError: it is the name of no metric, or a validation set or the model cannot give it a value.
+    """
+    cfg, options = trainer.cfg, trainer.cfg.criterion
+    metric = str(cfg.checkpoint.best_checkpoint_metric)
+    if metric == "loss" or cfg.dataset.disable_validation:
+        return
+    names, message = probe_names(options.probe_position_cutoff), f"{NAME}: --best-checkpoint-metric {metric}"
+    known = (*PREDICTION, *ATTENTION, *names) if is_on(options) else PREDICTION
+    if metric not in known:
+        probed = metric in (*ATTENTION, *names)
+        why = (
+            "is measured with --log-probes only; add it, or take" if probed else "is no metric of this criterion; take"
+        )
+        raise ValueError(f"{message} {why} one of {', '.join(known)}")
+    if metric in names:
+        if task_probes(trainer.get_model(), task, options.probe_position_cutoff)[metric] is None:
+            raise ValueError(f"{message} has no value for this model and these triggers; take another, as loss")
+    elif metric != "loss_bigram":
+        least = 1 if metric in OF_TRIGGERS else 2
+        for split in cfg.dataset.valid_subset.split(","):
+            if not has_counter(task, split, least):
+                raise ValueError(
+                    f"{message}: no sequence of {split!r} has a trigger {'again' if least == 2 else 'at all'}; give "
+                    "longer or more sequences, or take another, as loss"
+                )
 
 
 def check_best(metric: str, stats: Mapping[str, Any], split: str) -> None:

@@ -34,15 +34,25 @@ def held_out_batches(task: Any, options: Any, device: torch.device) -> list[Batc
         options: fairseq's of data sets.
         device: where the batches go.
     """
-    split = options.valid_subset.split(",")[0]
-    if split not in task.datasets:
-        task.load_dataset(split)
-    data = task.datasets[split]
+    data = data_of(task, options.valid_subset.split(",")[0])
     sizes = [options.batch_size_valid, (options.max_tokens_valid or 0) // data.length]
     rows = min([size for size in sizes if size] or [1])
     parts = (range(start, min(start + rows, len(data))) for start in range(0, len(data), rows))
     batches = (data.collater(data.__getitems__(part)) for part in parts)
     return [apply_to_sample(lambda tensor: tensor.to(device), batch) for batch in batches]
+
+
+def has_counter(task: Any, split: str, least: int) -> bool:
+    """Return whether a sequence of a split has a counter of ``least`` or more; mostly the first one tells."""
+    data = data_of(task, split)
+    return any(int(data[index]["counters"].max()) >= least for index in range(len(data)))
+
+
+def data_of(task: Any, split: str) -> Any:
+    """Return the data set of a split, which is made where it is not there yet."""
+    if split not in task.datasets:
+        task.load_dataset(split)
+    return task.datasets[split]
 
 
 def parameter_norms(model: nn.Module) -> dict[str, float]:

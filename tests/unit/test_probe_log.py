@@ -296,8 +296,8 @@ def test_a_validation_without_the_metric_that_checkpoints_are_chosen_by_is_told(
 @pytest.mark.parametrize(
     ("metric", "options", "data", "message"),
     [
-        ("acc_edn", {}, {}, "acc_edn is no metric of this criterion; there are .*acc_end, .*score2_acc, .*wo1_acc"),
-        ("acc_edn", {"log_probes": False}, {}, "acc_edn is no metric .* there are .*acc_end, repeat_frac$"),
+        ("acc_edn", {}, {}, "acc_edn is no metric of this criterion; take one of .*acc_end, .*score2_acc, .*wo1_acc"),
+        ("acc_edn", {"log_probes": False}, {}, "acc_edn is no metric .* take one of .*acc_end, repeat_frac$"),
         ("wk0_8_acc", {}, {}, "wk0_8_acc is no metric"),
         ("wo1_acc", {"log_probes": False}, {}, "wo1_acc is measured with --log-probes only"),
         ("score_acc", {"log_probes": False}, {}, "score_acc is measured with --log-probes only"),
