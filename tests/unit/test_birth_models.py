@@ -160,6 +160,21 @@ def test_a_frozen_parameter_is_untouched_until_its_update():
     assert changed == [(False, False), (False, False), (False, True), (True, True), (True, True)]
 
 
+def test_an_optimiser_that_is_made_after_loading_knows_what_is_frozen_still():
+    model = build(freeze_until="3:layers.0.wk.weight")
+    weight = model.layers[0].wk.weight
+    # fairseq tells a run that goes on its updates first, then loads, then makes the optimiser
+    model.set_num_updates(1)
+    assert not weight.requires_grad
+    model.load_state_dict(model.state_dict())
+    assert any(p is weight for p in model.parameters() if p.requires_grad)
+    released = []
+    for update in range(1, 5):
+        model.set_num_updates(update)
+        released.append(weight.requires_grad)
+    assert released == [False, False, True, True]
+
+
 @pytest.mark.parametrize(
     ("common", "parallel", "message"),
     [
