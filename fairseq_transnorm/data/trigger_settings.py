@@ -135,8 +135,9 @@ def _check_outputs(statistics: BigramStatistics, settings: TriggerSettings, dist
     weights[:, columns] = statistics.bigram[:, columns] if settings.distribution == "bigram" else 1
     np.fill_diagonal(weights, 0)
     if stuck := [statistics.vocab[trigger] for trigger in triggers if not weights[trigger].any()]:
-        given = dist_flag + " bigram" if settings.distribution == "bigram" else f"{part_flag} {settings.part}"
+        given = f"with {dist_flag} bigram" if settings.distribution == "bigram" else f"with {part_flag} {settings.part}"
+        why = "as the text has no other symbol" if size == 1 else given
         raise ValueError(
-            f"--no-repeat-output leaves no output for the trigger {stuck[0]!r} with {given}; leave it out, or give a "
-            "larger text"
+            f"--no-repeat-output leaves no output for the trigger {stuck[0]!r} {why}; leave it out, or give a larger "
+            "text"
         )
