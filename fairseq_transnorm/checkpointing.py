@@ -145,8 +145,8 @@ def save_initial(trainer: Trainer) -> None:
     """Write ``checkpoint_init.pt`` before the first update: the model as it begins, in the layout of all checkpoints.
 
     ``--restore-file SAVE_DIR/checkpoint_init.pt`` trains as from the start; one that is there becomes
-    ``checkpoint_init.pt.old``. fairseq's own names of checkpoints to be deleted do not match this one. To be called in
-    all processes; the first writes.
+    ``checkpoint_init.pt.old`` (``.old2``, ..). fairseq's own names of checkpoints to be deleted do not match this one.
+    To be called in all processes; the first writes.
     """
     trainer.consolidate_optimizer()  # the state that is saved asks for it
     path = os.path.join(trainer.cfg.checkpoint.save_dir, f"checkpoint_init{trainer.checkpoint_suffix}.pt")

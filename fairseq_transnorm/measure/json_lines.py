@@ -83,7 +83,7 @@ class LinesFile:
     Args:
         path: the file; made when missing.
         updates: those of the checkpoint; 0 for a new run: a file that is there is of an older one, whole or damaged,
-            and becomes ``<name>.old``.
+            and becomes ``<name>.old`` (``.old2``, ..).
         read: reads it.
         keep: whether a record is older than the checkpoint; may raise ValueError for one of another kind of run.
 

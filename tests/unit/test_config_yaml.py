@@ -96,7 +96,7 @@ def test_the_run_is_that_of_the_script(name, tiny_lm_data):
 @pytest.mark.parametrize("name", FILES)
 def test_every_value_that_a_preset_changes_stands_in_the_file(name):
     yaml = OmegaConf.to_container(OmegaConf.load(FILES[name]))
-    presets = PRESETS | MLM_PRESETS | DSLM_PRESETS | NORMGROWTH_PRESETS | dict.fromkeys(CORPUS, {})
+    presets = PRESETS | MLM_PRESETS | DSLM_PRESETS | NORMGROWTH_PRESETS | {key: {} for key in CORPUS}
     preset = presets[yaml["model"]["_name"]]
     assert yaml["model"].items() >= (preset | RECIPES.get(name, {})).items()
 
