@@ -22,7 +22,7 @@
 #                      ihead_basic do
 #   SAVE_DIR=checkpoints/birth  where all of it goes, with train.log (JSON) and command.log
 #   SEQUENCES=512      sequences per update, whatever the number of processes; 32 of all but ihead_basic
-#   BATCH_SIZE=N       sequences a process holds at once (default: its share); less needs less memory
+#   BATCH_SIZE=N       sequences a process holds at once (default: 64 where that fits, else its share)
 #   NPROC=1            processes on a machine without GPU
 #   DRY_RUN=1          only print the command
 set -euo pipefail
@@ -92,4 +92,10 @@ elif ! has --corpus "$@" && ! has --bigram-stats "$@"; then
         python "$ROOT/preprocessing/bigram_statistics.py" --plays --out "$save_dir/bigrams.json" >&2
     fi
 fi
-train_recipe checkpoints/birth "$sequences" '' '' "$@"
+# A batch of 64 stays nearer to the cache than one of 512; more micro-batches make the same update.
+batch='' update=${SEQUENCES:-$sequences}
+if ! has --update-freq "$@" && [[ $update =~ ^[1-9][0-9]*$ ]] &&
+    ((update % (64 * ${WORLD_SIZE:-${NPROC:-1}}) == 0)); then
+    batch=64
+fi
+train_recipe checkpoints/birth "$sequences" "$batch" '' "$@"

@@ -1,8 +1,9 @@
 """Time the training of an induction-head model by fairseq-train beside a plain loop of one process, in turns.
 
 The default is the example of the original: 512 sequences of 256 tokens an update, width 256, five fixed triggers, SGD,
-loss on outputs seen before, no probes. The plain loop draws with the reference sampler and computes every product, all
-weights and all logits by themselves. In a first turn, untimed, both learn from the same batches and must end with the
+loss on outputs seen before, no probes. fairseq-train holds --held sequences at once, as scripts/train_birth.sh does;
+the plain loop, as the original, all. It draws with the reference sampler and computes every product, all weights and
+all logits by themselves. In a first turn, untimed, both learn from the same batches and must end with the
 same losses and parameters. Printed are medians over turns: sequences a second, the ratio to the plain loop, and the
 share of the time spent on waiting for data (fairseq-train) or on drawing them (plain loop), beside the targets. A turn
 of fairseq-train begins with starting the process that makes its data.
@@ -32,9 +33,8 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     torch.set_num_threads(options.threads)
     if len(options.inputs) != 1:
         raise ValueError(f"give one text or .json of its statistics, not {len(options.inputs)}")
-    setting = Setting(
-        str(options.inputs[0][1]), options.width, options.length, options.batch, options.updates, options.sampler
-    )
+    numbers = {name: getattr(options, name) for name in ("width", "length", "batch", "held", "updates", "sampler")}
+    setting = Setting(str(options.inputs[0][1]), **numbers)
     about = asdict(setting) | {"threads": options.threads}
     return [row | about for row in throughput_rows(setting, options.repeats)]
 
@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         "width": (256, "model width D"),
         "length": (256, "tokens of a sequence"),
         "batch": (512, "sequences of an update"),
+        "held": (64, "most of them that fairseq-train holds at once"),
         "updates": (10, "of a turn"),
         "repeats": (3, "timed turns of each"),
         "threads": (os.cpu_count() or 1, "of torch"),

@@ -45,6 +45,7 @@ class Setting:
         width: D, of the model.
         length: T, tokens of a sequence.
         batch: sequences of an update.
+        held: most sequences that fairseq's path holds at once, ``--batch-size``; ``--update-freq`` makes up the rest.
         updates: of a turn, which is an epoch of fairseq's.
         sampler: of fairseq's path, ``vectorised`` or ``reference``.
     """
@@ -53,8 +54,20 @@ class Setting:
     width: int = 256
     length: int = 256
     batch: int = 512
+    held: int = 64
     updates: int = 10
     sampler: str = "vectorised"
+
+    def __post_init__(self) -> None:
+        if self.batch % min(self.batch, self.held):
+            raise ValueError(
+                f"--held {self.held} sequences at once do not divide the --batch {self.batch} of an update"
+            )
+
+    @property
+    def micro_batches(self) -> int:
+        """Of an update."""
+        return self.batch // min(self.batch, self.held)
 
     def flags(self, save_dir: str) -> list[str]:
         """Return the command line of fairseq-train."""
@@ -75,7 +88,8 @@ class Setting:
             "--momentum": MOMENTUM,
             "--weight-decay": WEIGHT_DECAY,
             "--lr-scheduler": "fixed",
-            "--batch-size": self.batch,
+            "--batch-size": self.batch // self.micro_batches,
+            "--update-freq": self.micro_batches,
             "--required-batch-size-multiple": 1,
             "--num-workers": 1,
             "--save-dir": save_dir,
@@ -172,6 +186,7 @@ class FairseqTraining:
 
     def __init__(self, setting: Setting, save_dir: str) -> None:
         parser = options.get_training_parser()
+        self.micro_batches = setting.micro_batches
         self.cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, setting.flags(save_dir)))
         utils.set_torch_seed(self.cfg.common.seed)
         self.task: Any = tasks.setup_task(self.cfg.task)
@@ -188,12 +203,12 @@ class FairseqTraining:
         self._end_workers()
         return {"seconds": seconds, "data_seconds": sum(waiting.seconds), "first_batch": waiting.seconds[0]}
 
-    def observed_turn(self) -> tuple[list[Mapping[str, Any]], list[float]]:
-        """Train an epoch, and return its batches and the loss of each, in nats."""
-        losses: list[float] = []
+    def observed_turn(self) -> tuple[list[list[Tensor]], list[float]]:
+        """Train an epoch; return tokens, next tokens and counters of its updates, and the loss of each, in nats."""
+        sums: list[tuple[float, float]] = []
 
         def note(_criterion: Any, _inputs: Any, output: tuple[Tensor, Any, Any]) -> None:
-            losses.append(float(output[0].detach() / output[1]))
+            sums.append((float(output[0].detach()), float(output[1])))
 
         hook = self.criterion.register_forward_hook(note)
         try:
@@ -201,7 +216,11 @@ class FairseqTraining:
         finally:
             hook.remove()
         self._end_workers()
-        return waiting.kept, losses
+        parts = [(b["net_input"]["src_tokens"], b["target"], b["counters"]) for b in waiting.kept]
+        starts = range(0, len(parts), self.micro_batches)
+        updates = [list(map(torch.cat, zip(*parts[i : i + self.micro_batches], strict=True))) for i in starts]
+        totals = [map(sum, zip(*sums[i : i + self.micro_batches], strict=True)) for i in starts]
+        return updates, [loss / size for loss, size in totals]
 
     def _train(self, keep: bool = False) -> _Waiting:
         found: list[_Waiting] = []
@@ -264,7 +283,7 @@ def check_agreement(ours: FairseqTraining, plain: PlainTraining) -> dict[str, fl
     """
     before = {name: value.clone() for name, value in plain.model.state_dict().items()}
     batches, losses = ours.observed_turn()
-    expected = [plain.update(b["net_input"]["src_tokens"], b["target"], b["counters"]) for b in batches]
+    expected = [plain.update(*batch) for batch in batches]
     loss = max(abs(own - other) / other for own, other in zip(losses, expected, strict=True))
     values = ours.model.state_dict()
     moved = max(float((value - before[name]).abs().max()) for name, value in plain.model.state_dict().items())

@@ -18,7 +18,7 @@ from fairseq_transnorm.measure.birth_throughput import (
 )
 from tests.helpers import ROOT
 
-TINY = Setting(str(ROOT / "tests/data/lighthouse.txt"), width=16, length=24, batch=4, updates=3)
+TINY = Setting(str(ROOT / "tests/data/lighthouse.txt"), width=16, length=24, batch=4, held=2, updates=3)
 
 
 def test_rows_of_both_forms_in_turns():
