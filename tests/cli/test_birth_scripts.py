@@ -1,14 +1,21 @@
 """scripts/train_birth.sh and repro_birth.sh: recipes, going on, what a training leaves, the table of phenomena."""
 
 import json
+import math
 import re
 import runpy
 import shlex
 import shutil
 
+import numpy as np
 import pytest
+import torch
 
+from fairseq_transnorm.data.bigram_statistics import count_file
+from fairseq_transnorm.data.trigger_sequences import ReferenceSampler
+from fairseq_transnorm.data.trigger_settings import TriggerSettings
 from fairseq_transnorm.measure.birth_criteria import CRITERIA
+from fairseq_transnorm.measure.checkpoints import read_mapped
 from fairseq_transnorm.measure.probe_log import read_probes
 from tests.cli.conftest import SCRIPT_ENV
 from tests.cli.test_birth_probes import UPDATES, logged  # noqa: F401  (logged is a fixture)
@@ -19,6 +26,10 @@ from tests.unit.test_config_yaml import from_command
 TEXT = ROOT / "tests/data/lighthouse.txt"
 TINY = ["--ihead-dim", 24, "--tokens-per-sample", 32, "--num-triggers", 3, "--epoch-sequences", 48]
 TINY += ["--valid-sequences", 16, "--probe-interval", 4, "--no-progress-bar", "--cpu"]
+
+STAGED = ["--freeze-until", "6:layers.0.wk.weight,12:layers.1.wo.weight", "--log-norms", "--save-initial"]
+STAGED += ["--curriculum", 3, "--lr", 2]  # batches in order in all epochs
+SETTINGS = {"TRIGGERS": "random", "LOSS": "all"}
 
 
 def train(folder, *flags, text=TEXT, check=True, **env):
@@ -31,14 +42,28 @@ def planned(*arguments, check=True, **env):
     return run_cli("scripts/train_birth.sh", *arguments, env=env, check=check).stdout
 
 
-def test_a_run_that_was_stopped_while_matrices_were_frozen_goes_on(tmp_path):
-    """Within an epoch of 6 updates; one matrix is released before the stop, another after it."""
-    flags = ["--freeze-until", "6:layers.0.wk.weight,12:layers.1.wo.weight", "--log-norms"]
-    settings = {"TRIGGERS": "random", "LOSS": "all"}
-    train(tmp_path, "--max-update", 8, *flags, **settings)
-    output = train(tmp_path, "--max-update", 17, *flags, **settings)
-    assert f"Going on from {tmp_path}/checkpoint_last.pt after 8 updates" in output
-    lines = {line["iter"]: line for line in read_probes(tmp_path) if "split" not in line}
+@pytest.fixture(scope="module")
+def staged(once):
+    """Folder of a run of 17 updates in epochs of 6, stopped after 8, and the output of its second start. Read it only.
+
+    The key matrix of layer 1 is released before the stop, the output matrix of layer 2 after it.
+    """
+
+    def build(folder):
+        train(folder, "--max-update", 8, *STAGED, **SETTINGS)
+        output = train(folder, "--max-update", 17, *STAGED, **SETTINGS)
+        (folder / "output.txt").write_text(output)
+
+    return once("birth_staged", build)
+
+
+def of_training(folder):
+    return {line["iter"]: line for line in read_probes(folder) if "split" not in line}
+
+
+def test_a_run_that_was_stopped_while_matrices_were_frozen_goes_on(staged):
+    assert f"Going on from {staged}/checkpoint_last.pt after 8 updates" in (staged / "output.txt").read_text()
+    lines = of_training(staged)
     assert list(lines) == [0, 4, 8, 12, 16]
     trained = {at: [name for name in line if name.startswith("norm_")] for at, line in lines.items()}
     assert trained[4] == ["norm_layers.1.wk.weight"]
@@ -46,11 +71,47 @@ def test_a_run_that_was_stopped_while_matrices_were_frozen_goes_on(tmp_path):
     assert trained[12] == [*trained[8], "norm_layers.1.wo.weight"]
     assert lines[0]["wo1_acc"] == lines[12]["wo1_acc"]
     assert lines[12]["norm_layers.1.wo.weight"] != lines[16]["norm_layers.1.wo.weight"]
+
+
+def test_a_run_does_not_go_on_with_another_text(staged, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text(TEXT.read_text()[::-1])
-    refused = train(tmp_path, "--max-update", 17, *flags, text=other, check=False, **settings)
+    shutil.copy(staged / "checkpoint_last.pt", tmp_path)
+    refused = train(tmp_path, "--max-update", 17, *STAGED, text=other, check=False, **SETTINGS)
     assert f"{tmp_path}/checkpoint_last.pt was trained on another text than {other}, with the same symbols" in refused
     assert "Nothing to do" not in refused
+
+
+def test_training_is_a_plain_loop_over_the_formulas(staged):
+    """SGD with momentum and decay on the mean loss, sequence after sequence, in one script of a few lines."""
+    state = {name: tensor.double() for name, tensor in read_mapped(staged / "checkpoint_init.pt")["model"].items()}
+    embeddings, positions, outputs = (state[name] for name in ("embed_tokens.weight", "positions", "output.weight"))
+    sampler = ReferenceSampler(count_file(TEXT), TriggerSettings(num_triggers=3, length=32))
+    release = {"layers.1.wk.weight": 0, "layers.0.wk.weight": 6, "layers.1.wo.weight": 12}
+    velocity = dict.fromkeys(release, 0.0)
+    future = torch.full((32, 32), -math.inf, dtype=torch.float64).triu(1)
+    losses = []
+    for update in range(17):
+        epoch, first = update // 6 + 1, update % 6 * 8
+        rngs = [np.random.default_rng([42, 0, epoch, number]) for number in range(first, first + 8)]
+        tokens = torch.from_numpy(sampler.sequences(rngs).tokens)
+        for name in release:
+            state[name].requires_grad_()
+        h = embeddings[tokens[:, :-1]] + positions
+        for layer in ("layers.0", "layers.1"):
+            wk, wv, wo = (state[f"{layer}.{name}.weight"] for name in ("wk", "wv", "wo"))
+            weights = (h @ (h @ wk.T).mT / math.sqrt(24) + future).softmax(-1)
+            h = h + weights @ h @ wv.T @ wo.T
+        loss = torch.nn.functional.cross_entropy((h @ outputs.T).flatten(0, 1), tokens[:, 1:].flatten())
+        losses.append(loss.item())
+        gradients = torch.autograd.grad(loss, [state[name] for name in release])
+        for (name, start), gradient in zip(release.items(), gradients, strict=True):
+            if update >= start:
+                velocity[name] = 0.9 * velocity[name] + gradient + 1e-4 * state[name].detach()
+                state[name] = state[name].detach() - 2 * velocity[name]
+    logged_losses = {at: line["loss"] for at, line in of_training(staged).items()}
+    assert logged_losses == pytest.approx({at: losses[at] for at in (0, 4, 8, 12, 16)}, rel=1e-5)
+    assert losses[16] < losses[0] - 0.2, "it learns something"
 
 
 def test_the_settings_choose_the_recipe_and_the_user_s_flags_win():
