@@ -14,7 +14,6 @@ from ..data.bigram_statistics import BigramStatistics, count_file, read_statisti
 from ..data.trigger_dataset import SPLITS, TriggerDataset
 from ..data.trigger_sequences import ReferenceSampler, Sampler, VectorisedSampler
 from ..data.trigger_settings import DISTRIBUTIONS, PARTS, TriggerSettings, check_settings, fixed_triggers
-from ..measure.copying import ATTENTION, OF_TRIGGERS, PREDICTION
 from ..models.options import flag
 from .growth_log import GrowthLogConfig, GrowthLogMixin
 from .kept_dictionary import KeptDictionary
@@ -176,7 +175,6 @@ class BigramICLTask(ProbeLogMixin, KeptDictionary, GrowthLogMixin, FairseqTask):
             freezing.check_run(trainer.cfg)
         if trainer.get_num_updates():
             self.check_going_on()
-        check_metric(trainer.cfg, self.settings("valid"))
         super().begin_training(trainer)
 
     def check_going_on(self, checkpoint: Optional[str] = None) -> None:
@@ -278,15 +276,3 @@ def check(cfg: Any) -> None:
             raise ValueError(f"{NAME}: {flag(name)} {getattr(cfg, name)}: at least 1")
     if cfg.data_seed < 0:
         raise ValueError(f"{NAME}: --data-seed {cfg.data_seed}: 0 or more")
-
-
-def check_metric(cfg: Any, settings: TriggerSettings) -> None:
-    """Raise ValueError where no sequence with these settings has a position for ``--best-checkpoint-metric``."""
-    metric, why = cfg.checkpoint.best_checkpoint_metric, settings.never_again
-    if why is None or cfg.dataset.disable_validation:
-        return
-    valued = ["loss", "loss_bigram", *(OF_TRIGGERS if settings.num_triggers else ())]
-    if metric in {*PREDICTION, *ATTENTION}.difference(valued):
-        raise ValueError(
-            f"{NAME}: --best-checkpoint-metric {metric} never has a value with {why}; take one of {', '.join(valued)}"
-        )

@@ -122,11 +122,15 @@ def check_metric(task: Any, trainer: Any) -> None:
     elif metric != "loss_bigram":
         least = 1 if metric in OF_TRIGGERS else 2
         for split in cfg.dataset.valid_subset.split(","):
-            if not has_counter(task, split, least):
-                raise ValueError(
-                    f"{message}: no sequence of {split!r} has a trigger {'again' if least == 2 else 'at all'}; give "
-                    "longer or more sequences, or take another, as loss"
-                )
+            if has_counter(task, split, least):
+                continue
+            if (why := task.settings(split).never_again) is not None:
+                valued = ("loss", "loss_bigram", *(OF_TRIGGERS if task.settings(split).num_triggers else ()))
+                raise ValueError(f"{message} never has a value with {why}; take one of {', '.join(valued)}")
+            raise ValueError(
+                f"{message}: no sequence of {split!r} has a trigger {'again' if least == 2 else 'at all'}; give longer "
+                "or more sequences, or take another, as loss"
+            )
 
 
 def check_best(metric: str, stats: Mapping[str, Any], split: str) -> None:
