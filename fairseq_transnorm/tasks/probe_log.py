@@ -28,8 +28,8 @@ class ProbeLogMixin:
             ValueError: an option does not go with another, no validation will have ``--best-checkpoint-metric``, or the
                 file of the run is damaged.
         """
-        super().begin_training(trainer)  # type: ignore[misc]
         check_metric(self, trainer)
+        super().begin_training(trainer)  # type: ignore[misc]
         self._best_metric = str(trainer.cfg.checkpoint.best_checkpoint_metric)
         self._probes = ProbeRecorder(self, trainer) if is_on(trainer.cfg.criterion) else None
 
