@@ -1,6 +1,6 @@
 """Runs that survive a kill: whole checkpoints, and the same numbers after going on.
 
-Six functions of fairseq are replaced when the package is imported, since no option or hook reaches them for all
+Seven functions of fairseq are replaced when the package is imported, since no option or hook reaches them for all
 commands (read in ve-fairseq 0.12.3):
 
 * ``PathManager.copy``. A checkpoint is written under a temporary name and renamed, but then copied over
@@ -21,6 +21,8 @@ commands (read in ve-fairseq 0.12.3):
   shown it before anything else is taken from the checkpoint, also from that of a pretraining (--finetune-from-model).
 * ``Trainer.begin_epoch``. A task is never told where checkpoints go, nor that training begins: here a task with
   ``begin_training`` is shown the trainer once, when all is ready for the first update of this process.
+* ``Trainer.get_train_iterator``. A task is not told either which validation ends an epoch: here the trainer keeps the
+  iterator of the epoch as ``train_iterator``, of which :func:`ends_epoch` asks.
 
 Checkpoints written with ``--write-checkpoints-asynchronously`` stay as fairseq writes them: not protected.
 """
@@ -53,6 +55,7 @@ _fairseq_save = checkpoint_utils.torch_persistent_save
 _fairseq_load = checkpoint_utils.load_checkpoint_to_cpu
 _fairseq_resume = Trainer.load_checkpoint
 _fairseq_begin_epoch = Trainer.begin_epoch
+_fairseq_train_iterator = Trainer.get_train_iterator
 _training = ContextVar[Any]("task of the trainer that is loading a checkpoint", default=None)
 
 
@@ -141,6 +144,18 @@ def begin_epoch(self: Trainer, epoch: int) -> None:
         self.task.begin_training(self)
 
 
+@wraps(_fairseq_train_iterator)
+def get_train_iterator(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+    """Return fairseq's iterator over the batches of an epoch, which the trainer keeps."""
+    self.train_iterator = _fairseq_train_iterator(self, *args, **kwargs)
+    return self.train_iterator
+
+
+def ends_epoch(trainer: Trainer) -> bool:
+    """Return whether all batches of the epoch are done: in a validation, whether it is the one at its end."""
+    return bool(trainer.train_iterator.end_of_epoch())
+
+
 def save_initial(trainer: Trainer) -> None:
     """Write ``checkpoint_init.pt`` before the first update: the model as it begins, in the layout of all checkpoints.
 
@@ -171,3 +186,4 @@ def protect() -> None:
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
     Trainer.load_checkpoint = resume
     Trainer.begin_epoch = begin_epoch
+    Trainer.get_train_iterator = get_train_iterator

@@ -15,8 +15,8 @@ class PerfectStopConfig(GrowthLogConfig):
     reset_patience: int = field(
         default=0,
         metadata={
-            "help": "after more than this many epochs without a better --best-checkpoint-metric, go on from the weights "
-            "of checkpoint_best.pt with a fresh optimizer; 0 for never"
+            "help": "after more than this many epochs without a better --best-checkpoint-metric, go on from the "
+            "weights of checkpoint_best.pt with a fresh optimizer; 0 for never"
         },
     )
 
