@@ -7,4 +7,5 @@ from . import (
     dslm_sentence_ranking,
     normgrowth_lm,
     normgrowth_masked_lm,
+    rasp_lang,
 )

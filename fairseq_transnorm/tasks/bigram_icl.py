@@ -11,6 +11,7 @@ from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY, FairseqEncoderMo
 from fairseq.tasks import FairseqTask, register_task
 
 from ..data.bigram_statistics import BigramStatistics, count_file, read_statistics
+from ..data.symbol_dictionary import SymbolDictionary
 from ..data.trigger_dataset import SPLITS, TriggerDataset
 from ..data.trigger_sequences import ReferenceSampler, Sampler, VectorisedSampler
 from ..data.trigger_settings import DISTRIBUTIONS, PARTS, TriggerSettings, check_settings, fixed_triggers
@@ -79,17 +80,6 @@ class BigramICLConfig(GrowthLogConfig):
     )
 
 
-class SymbolDictionary(Dictionary):
-    """A dictionary without special symbols: the numbers are those of the corpus."""
-
-    def __init__(self, statistics: BigramStatistics) -> None:
-        super().__init__(add_special_symbols=False)
-        self.nspecial = 0
-        self.bos_index = self.pad_index = self.eos_index = self.unk_index = None
-        for symbol, count in zip(statistics.vocab, statistics.unigram_counts.tolist(), strict=True):
-            self.add_symbol(symbol, count)
-
-
 @register_task("bigram_icl", dataclass=BigramICLConfig)
 class BigramICLTask(ProbeLogMixin, KeptDictionary, GrowthLogMixin, FairseqTask):
     """Next tokens of sequences of :mod:`fairseq_transnorm.data.trigger_sequences`, which shows one.
@@ -108,7 +98,7 @@ class BigramICLTask(ProbeLogMixin, KeptDictionary, GrowthLogMixin, FairseqTask):
         check(cfg)
         check_settings(statistics, self.settings("train"))
         check_settings(statistics, self.settings("valid"), "--valid-")
-        self.dictionary = SymbolDictionary(statistics)
+        self.dictionary = SymbolDictionary(statistics.vocab, statistics.unigram_counts.tolist())
         self.fixed_triggers: Optional[List[int]] = (
             fixed_triggers(statistics, self.settings("train")) if cfg.fixed_triggers else None
         )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from fairseq_transnorm.data.bigram_statistics import count_bigrams
+from fairseq_transnorm.data.symbol_dictionary import SymbolDictionary
 from fairseq_transnorm.measure.birth_ablation import cut_sums, looked_at
 from fairseq_transnorm.measure.copying import Triggered
 from fairseq_transnorm.measure.own_attention import edited_weights
@@ -17,10 +17,9 @@ from fairseq_transnorm.models.normgrowth.config import NormGrowthLMConfig
 from fairseq_transnorm.models.normgrowth.lm import NormGrowthLM
 from fairseq_transnorm.models.transnormer.config import TransNormerLMConfig
 from fairseq_transnorm.models.transnormer.lm import TransNormerLM
-from fairseq_transnorm.tasks.bigram_icl import SymbolDictionary
 
 V, T = 3, 6
-SYMBOLS = SymbolDictionary(count_bigrams("abc"))
+SYMBOLS = SymbolDictionary("abc")
 LM = {"decoder_embed_dim": 8, "decoder_layers": 2, "decoder_attention_heads": 2, "max_target_positions": None}
 LINEAR = LM | {"layer_split": "0"}
 PLAIN = {"lrpe": "none", "attention_denominator": True}

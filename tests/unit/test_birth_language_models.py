@@ -7,7 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from fairseq_transnorm.data.bigram_statistics import count_bigrams
+from fairseq_transnorm.data.symbol_dictionary import SymbolDictionary
 from fairseq_transnorm.measure.memory_probes import memories_of, position_key_scores, token_key_scores, weight_probes
 from fairseq_transnorm.measure.own_attention import attended_positions
 from fairseq_transnorm.models.normgrowth.config import NormGrowthLMConfig
@@ -15,10 +15,9 @@ from fairseq_transnorm.models.normgrowth.lm import NormGrowthLM
 from fairseq_transnorm.models.transnormer.config import TransNormerLMConfig
 from fairseq_transnorm.models.transnormer.lm import TransNormerLM
 from fairseq_transnorm.modules.attention import LinearAttention, LocalAttention
-from fairseq_transnorm.tasks.bigram_icl import SymbolDictionary
 
 V, T, D = 5, 8, 32
-SYMBOLS = SymbolDictionary(count_bigrams("abcde"))
+SYMBOLS = SymbolDictionary("abcde")
 TRIGGERS = [3, 1, 4]
 ITSELF = torch.eye(V, dtype=torch.float64)  # a bigram model in which each token is followed by itself
 SIZES = {"decoder_embed_dim": D, "decoder_layers": 2, "decoder_attention_heads": 1, "decoder_ffn_embed_dim": 8}

@@ -9,7 +9,7 @@ from fairseq.data import Dictionary
 from omegaconf import OmegaConf
 from torch import nn
 
-from fairseq_transnorm.data.bigram_statistics import count_bigrams
+from fairseq_transnorm.data.symbol_dictionary import SymbolDictionary
 from fairseq_transnorm.models.normgrowth.config import NormGrowthLMConfig
 from fairseq_transnorm.models.normgrowth.lm import NormGrowthLM
 from fairseq_transnorm.models.transnormer.config import TransNormerLMConfig
@@ -21,11 +21,10 @@ from fairseq_transnorm.modules.positions import (
     number_positions,
     padding_of,
 )
-from fairseq_transnorm.tasks.bigram_icl import SymbolDictionary
 from fairseq_transnorm.tasks.growth_log import GrowthLogMixin
 
 V, T = 5, 12
-SYMBOLS = SymbolDictionary(count_bigrams("abcde"))
+SYMBOLS = SymbolDictionary("abcde")
 SIZES = {"decoder_embed_dim": 8, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_embed_dim": 16}
 LENGTHS = {"tokens_per_sample": T, "max_target_positions": None, "dropout": 0.0}
 MODELS = {
