@@ -12,7 +12,8 @@ from ..data.languages import Language
 from ..data.symbol_dictionary import SymbolDictionary
 from ..models.options import flag
 from .epoch_log import EpochLogMixin
-from .growth_log import GrowthLogConfig, GrowthLogMixin
+from .growth_log import GrowthLogMixin
+from .perfect_stop import PerfectStopConfig, PerfectStopMixin
 
 NAME = "rasp_lang"  # in messages
 CRITERION = "rasp_loss"
@@ -21,7 +22,7 @@ _SAMPLES = Samples()
 
 
 @dataclass
-class RaspLangConfig(GrowthLogConfig):
+class RaspLangConfig(PerfectStopConfig):
     """Options of the task."""
 
     language: Optional[str] = field(
@@ -42,7 +43,7 @@ class RaspLangConfig(GrowthLogConfig):
 
 
 @register_task("rasp_lang", dataclass=RaspLangConfig)
-class RaspLangTask(EpochLogMixin, GrowthLogMixin, FairseqTask):
+class RaspLangTask(EpochLogMixin, PerfectStopMixin, GrowthLogMixin, FairseqTask):
     """Outputs of a language of :mod:`fairseq_transnorm.data.languages`, which shows some; there is no data folder.
 
     Attributes:
