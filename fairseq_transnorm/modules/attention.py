@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .activations import NEVER_NEGATIVE, get_activation
+from .length_groups import LengthGroups
 from .linear import Linear
 from .linear_attention import (
     CAUSAL_FORMS,
@@ -27,6 +28,11 @@ from .recompute import no_autocast
 State = tuple[Tensor, ...]  # what a layer remembers between steps; every tensor has the batch first
 Padding = Bool[Tensor, "B S"]  # True at padding
 DENOMINATOR_FLOOR = 1e-6
+
+
+def join_heads(out: Float[Tensor, "B H T V"]) -> Float[Tensor, "B T HV"]:
+    """Put the channels of all heads beside each other."""
+    return out.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
@@ -81,7 +87,15 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(x)
         with no_autocast(x.device):
             out = self.mix(self.heads(qkv), key_padding_mask)
-        return self._finish(out, qkv.dtype)
+        return self._finish(join_heads(out), qkv.dtype)
+
+    def forward_groups(self, x: Float[Tensor, "R D"], groups: LengthGroups) -> Float[Tensor, "R D"]:
+        """Attend as ``forward`` does over a batch whose sequences stand in groups of about one length."""
+        qkv = self.qkv(x)
+        with no_autocast(x.device):
+            parts = zip(groups.parts(qkv), groups.paddings, strict=True)
+            rows = [join_heads(self.mix(self.heads(part), padding)).flatten(0, 1) for part, padding in parts]
+        return self._finish(torch.cat(rows), qkv.dtype)
 
     def step(
         self, x: Float[Tensor, "B T D"], state: State | None, position: int
@@ -96,7 +110,7 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(x)
         with no_autocast(x.device):
             out, state = self.mix_step(*self.features(self.heads(qkv), position), state, position)
-        return self._finish(out, qkv.dtype), state
+        return self._finish(join_heads(out), qkv.dtype), state
 
     def attention_weights(
         self, x: Float[Tensor, "B T D"], key_padding_mask: Padding | None = None
@@ -134,9 +148,8 @@ class SelfAttention(nn.Module):
         """Return q, k and v of ``prepare``, the first at ``position``."""
         return self.prepare(heads, self.positions(heads.shape[1], heads.device, position), *self.shared())
 
-    def _finish(self, out: Tensor, dtype: torch.dtype) -> Tensor:
-        """Join the heads of ``B H T V``, normalise, return to the model's type and project."""
-        joined = out.transpose(1, 2).flatten(2)
+    def _finish(self, joined: Tensor, dtype: torch.dtype) -> Tensor:
+        """Normalise what all heads read, ``.. D``, return to the model's type and project."""
         return self.out((joined if self.norm is None else self.norm(joined)).to(dtype))
 
     def positions(self, size: int, device: torch.device, first: int = 0) -> Tensor:

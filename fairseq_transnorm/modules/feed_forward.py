@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .activations import get_activation
+from .dropout import dropout
 from .linear import Linear
 from .recompute import by_segments, in_parts, recompute
 
@@ -111,4 +112,4 @@ class FeedForward(TwoStageFeedForward):
 
     def narrow(self, hidden: Float[Tensor, "*rows F"]) -> Float[Tensor, "*rows D"]:
         """Return the sublayer's output from what ``widen`` returned."""
-        return self.out(F.dropout(self.activation(hidden), self.dropout, self.training))
+        return self.out(dropout(self.activation(hidden), self.dropout, self.training))

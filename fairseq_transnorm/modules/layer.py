@@ -10,9 +10,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .attention import SelfAttention, State
+from .dropout import dropout
 from .feed_forward import TwoStageFeedForward
+from .length_groups import LengthGroups
 from .norms import at_least_float32
 from .recompute import recompute
+from .softmax_attention import SoftmaxAttention
 
 
 def add_with_dropout(
@@ -84,6 +87,26 @@ class TransformerLayer(nn.Module):
         x = self._add(self.attn_norm, x, change)
         return self._add(self.ffn_norm, x, self.ffn(x, before=partial(self._before, self.ffn_norm)))
 
+    def forward_groups(
+        self, x: Float[Tensor, "R D"], groups: LengthGroups, maps: bool = False
+    ) -> tuple[Float[Tensor, "R D"], list[Float[Tensor, "B H n n"]] | None]:
+        """Run as ``forward`` does on a batch whose sequences stand in groups of about one length, for small models.
+
+        Nothing is computed again in the backward pass. Dropout is :func:`dropout`'s.
+
+        Returns:
+            The rows, and with ``maps``, of softmax attention, its weights and scores.
+        """
+        before, both = self._before(self.attn_norm, x), None
+        if maps:
+            assert isinstance(self.attn, SoftmaxAttention)
+            change, *both = self.attn.forward_groups_with_maps(before, groups)
+        else:
+            change = self.attn.forward_groups(before, groups)
+        x = self._add_rows(self.attn_norm, x, change)
+        wide = self.ffn.widen(self._before(self.ffn_norm, x))
+        return self._add_rows(self.ffn_norm, x, self.ffn.narrow(wide)), both
+
     def step(
         self, x: Float[Tensor, "B T D"], state: State | None, position: int
     ) -> tuple[Float[Tensor, "B T D"], State]:
@@ -95,8 +118,12 @@ class TransformerLayer(nn.Module):
     def _before(self, norm: nn.Module, x: Tensor) -> Tensor:
         return norm(x) if self.norm_placement == "pre" else x
 
-    def _add(self, norm: nn.Module, x: Tensor, change: Tensor) -> Tensor:
-        probability = self.dropout if self.training else 0.0
+    def _add_rows(self, norm: nn.Module, x: Tensor, change: Tensor) -> Tensor:
+        return self._add(norm, x, dropout(change, self.dropout, self.training), 0.0)
+
+    def _add(self, norm: nn.Module, x: Tensor, change: Tensor, probability: float | None = None) -> Tensor:
+        if probability is None:
+            probability = self.dropout if self.training else 0.0
         if self.norm_placement == "res_post":
             change, probability = norm(F.dropout(change, probability)), 0.0
         x = add_with_dropout(x, change, probability, self.skip_weight, self.change_weight)

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .attention import Padding, SelfAttention, State
+from .attention import Padding, SelfAttention, State, join_heads
+from .dropout import dropout
+from .length_groups import LengthGroups
 
 Allowed = Bool[Tensor, "... keys"]  # broadcasts against B H T S: which keys (across) a query (down) may see
 
@@ -61,13 +63,37 @@ class SoftmaxAttention(SelfAttention):
             k, v = torch.cat([state[0], k], dim=2), torch.cat([state[1], v], dim=2)
         return self.attend(q, k, v, None), (k, v)
 
+    def forward_groups_with_maps(
+        self, x: Float[Tensor, "R D"], groups: LengthGroups
+    ) -> tuple[Float[Tensor, "R D"], Float[Tensor, "B H n n"], Float[Tensor, "B H n n"]]:
+        """Attend as ``forward_groups`` does; return also the weights, before dropout, and the scores.
+
+        Weights are 0, and scores minus infinity, where the key is padding or the query is outside of its group.
+        """
+        qkv = self.qkv(x)
+        rows, weights, scores = [], [], []
+        for part, padding in zip(groups.parts(qkv), groups.paddings, strict=True):
+            q, k, v = self.features(self.heads(part))
+            allowed = self.allowed(q.shape[2], k.shape[2], padding, q.device)
+            raw = self.scores(q, k)
+            weights.append(self.weigh(raw, allowed))
+            scores.append(raw if allowed is None else raw.masked_fill(~allowed, float("-inf")))
+            rows.append(join_heads(dropout(weights[-1], self.dropout, self.training) @ v).flatten(0, 1))
+        maps = groups.batched_maps(weights, 0.0), groups.batched_maps(scores, float("-inf"))
+        return self._finish(torch.cat(rows), qkv.dtype), *maps
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Padding | None) -> Tensor:
         """Return ``B H T V``; the queries are the last positions of the keys."""
-        dropout = self.dropout if self.training else 0.0
+        probability = self.dropout if self.training else 0.0
+        if probability and q.device.type == "cpu":  # torch has no fused kernel for this
+            allowed = self.allowed(q.shape[2], k.shape[2], key_padding_mask, q.device)
+            return dropout(self.weigh(self.scores(q, k), allowed), probability) @ v
         if key_padding_mask is None and q.shape[2] == k.shape[2]:
-            return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal, scale=self.scale)
+            return F.scaled_dot_product_attention(
+                q, k, v, dropout_p=probability, is_causal=self.causal, scale=self.scale
+            )
         allowed = self.allowed(q.shape[2], k.shape[2], key_padding_mask, q.device)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout, scale=self.scale)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=probability, scale=self.scale)
 
     def dense_weights(self, q: Tensor, k: Tensor, key_padding_mask: Padding | None) -> Tensor:
         return self.weigh(self.scores(q, k), self.allowed(q.shape[2], k.shape[2], key_padding_mask, q.device))
