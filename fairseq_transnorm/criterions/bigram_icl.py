@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
-from fairseq.logging import metrics
 from torch import Tensor
 
 from ..measure.copying import ATTENTION, LOSSES, PREDICTION, attended_sums, packed, prediction_sums, summed, triggered
@@ -19,6 +18,7 @@ from ..measure.growth_log import FILE as GROWTH_FILE
 from ..measure.own_attention import attended_positions
 from ..measure.probe_log import FILE
 from ..models.options import flag
+from .ratios import log_ratio
 
 NAME = "bigram_icl"  # in messages
 
@@ -113,15 +113,6 @@ class BigramICLCriterion(FairseqCriterion):
     def logging_outputs_can_be_summed() -> bool:
         """Yes: all are sums and counts."""
         return True
-
-
-def log_ratio(name: str, total: float, count: float) -> None:
-    """Log total / count so that fairseq's mean over several of them is the exact ratio of their sums."""
-    metrics.log_scalar_sum(f"_{name}_total", total)
-    metrics.log_scalar_sum(f"_{name}_count", count)
-    # fairseq wants a loss of every update
-    if count or name == "loss":
-        metrics.log_derived(name, lambda meters: meters[f"_{name}_total"].sum / max(meters[f"_{name}_count"].sum, 1))
 
 
 def check(cfg: Any) -> None:

@@ -1,3 +1,3 @@
 """Optimisers; importing this package registers them."""
 
-from . import bert_adam, hold_linear, norm_sgd
+from . import bert_adam, hold_linear, norm_sgd, rasp_exponential
