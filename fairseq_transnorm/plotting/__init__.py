@@ -4,10 +4,20 @@ from .axes import MARKED, count_axis, describe, legend, log_axis, mark_ticks, pa
 from .bands import BAND, count_seeds, mean_curve, with_seeds
 from .command import add_sentence_options, analysis_parser, at_least, run_analysis, run_criteria
 from .figure import figure, panels
-from .labels import Labelled, check_distinct, check_runs, file_names, labelled, show_symbol
+from .labels import Labelled, check_distinct, check_runs, file_names, labelled, show_symbol, text_name
 from .scores import Rows, run_score_table, score_parser
 from .styles import BASELINE, DASHES, LIMIT, line_style, line_styles, ordered_colours, ordered_markers
-from .tables import Table, format_cell, format_markdown, format_table, load_table, same_origin, save_csv, save_table
+from .tables import (
+    Table,
+    format_cell,
+    format_markdown,
+    format_table,
+    load_table,
+    same_origin,
+    save_csv,
+    save_table,
+    save_text,
+)
 
 __all__ = [
     "BAND",
@@ -49,8 +59,10 @@ __all__ = [
     "same_origin",
     "save_csv",
     "save_table",
+    "save_text",
     "score_parser",
     "shared_legend",
     "show_symbol",
+    "text_name",
     "with_seeds",
 ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import string
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 _LOGS = {"norms.jsonl", "probes.jsonl"}  # what training writes, whatever the run
 
+_LONGEST = 240  # bytes of a name; file systems take 255
 _VISIBLE = {"\n": "↵", " ": "␣", "\t": "⇥"}
 
 
@@ -69,6 +73,29 @@ def file_names(labels: Iterable[str]) -> dict[str, str]:
             name += "_"
         names[label] = name
     return names
+
+
+def text_name(text: str) -> str:
+    """Return a name that a folder can have for any text: no two texts the same, capitals or not.
+
+    Small letters and digits stand for themselves, a capital is ``_`` and its small letter, all else ``%`` and its bytes
+    in hexadecimal. What gets too long is ``~`` and all bytes in base 32, then ``~~`` and their SHA-256.
+
+    >>> text_name("aB/ 1")
+    'a_b%2f%201'
+    """
+    data = text.encode()
+    plain = "".join(map(_spelled, text))
+    packed = "~" + base64.b32encode(data).decode().rstrip("=").lower()
+    return next(name for name in (plain, packed, f"~~{hashlib.sha256(data).hexdigest()}") if len(name) <= _LONGEST)
+
+
+def _spelled(letter: str) -> str:
+    if letter in string.ascii_lowercase + string.digits:
+        return letter
+    if letter in string.ascii_uppercase:
+        return f"_{letter.lower()}"
+    return "".join(f"%{byte:02x}" for byte in letter.encode())
 
 
 def show_symbol(symbol: str) -> str:
