@@ -103,7 +103,7 @@ def _encode_outputs(language: Language, texts: Sequence[str]) -> np.ndarray:
         for text, found in zip(texts, outputs, strict=True):
             if unknown := [symbol for symbol in found if symbol not in numbers]:
                 raise ValueError(
-                    f"rasp_lang: {language.task} returned {unknown[0]!r} for {text!r}, which is none of its output "
+                    f"{language.task} returned {unknown[0]!r} for {text!r}, which is none of its output "
                     f"classes {language.classes}; register it among them"
                 ) from None
         raise

@@ -6,6 +6,7 @@ draws are those of ``randint``, ``choice`` and ``random``, so that the sequences
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
@@ -85,8 +86,12 @@ class Samples:
     Attributes:
         min_length, max_length: symbols of a sequence, ``BOS`` not counted; a balanced one may have one more.
         train_size, valid_size, test_size: sequences of the splits; those of the next split follow.
-        crop_train, crop_all: keep no more than so many of train, of each split; 0 for all. Their numbers stay.
+        tiny, crop_train, crop_all: keep no more than so many of train, of train, of each split; 0 for all. The numbers
+            of those that are kept, and of other splits, stay.
         overfit: the first of train is the only sequence of all three splits.
+
+    Raises:
+        ValueError: a number makes no sense; the message has it as an option.
     """
 
     min_length: int = 1
@@ -94,26 +99,42 @@ class Samples:
     train_size: int = 50_000
     valid_size: int = 1_000
     test_size: int = 1_000
+    tiny: int = 0
     crop_train: int = 0
     crop_all: int = 0
     overfit: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("min_length", "train_size", "valid_size", "test_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
+        for name in ("tiny", "crop_train", "crop_all"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: 1 or more, or 0 for all")
+        if self.max_length < self.min_length:
+            raise ValueError(f"--max-length {self.max_length} is less than --min-length {self.min_length}")
+
     def indices(self, split: str) -> range:
-        """Return the numbers of the sequences of a split."""
+        """Return the numbers of the sequences of a split.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"no split {split!r}; there are {', '.join(SPLITS)}")
         if self.overfit:
             return range(1)
         sizes = (self.train_size, self.valid_size, self.test_size)
         number = SPLITS.index(split)
         first, count = sum(sizes[:number]), sizes[number]
-        for crop in (self.crop_all, self.crop_train if split == "train" else 0):
-            count = min(count, crop or count)
-        return range(first, first + count)
+        crops = (self.crop_all, self.tiny, self.crop_train) if split == "train" else (self.crop_all,)
+        return range(first, first + min([count, *filter(None, crops)]))
 
-    def draw(self, sampler: Sampler, split: str) -> list[str]:
-        """Return the sequences of a split."""
+    def draw(self, sampler: Sampler, split: str, only: Iterable[int] | None = None) -> list[str]:
+        """Return the sequences of a split, or ``only`` those with these numbers."""
         rng = Random()
         texts = []
-        for index in self.indices(split):
+        for index in self.indices(split) if only is None else only:
             rng.seed(index)
             texts.append(sampler.draw(rng, index, self.min_length, self.max_length))
         return texts

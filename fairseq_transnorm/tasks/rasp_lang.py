@@ -1,13 +1,13 @@
 """fairseq task ``rasp_lang``: one output symbol at each position of sequences of a formal language."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Dict, Optional
 
 from fairseq.tasks import FairseqTask, register_task
 
 from ..data import languages
 from ..data.language_dataset import LanguageDataset
-from ..data.language_samples import SPLITS, Samples
+from ..data.language_samples import Samples
 from ..data.languages import Language
 from ..data.symbol_dictionary import SymbolDictionary
 from ..models.options import flag
@@ -37,7 +37,7 @@ class RaspLangConfig(PerfectStopConfig):
     valid_size: int = field(default=_SAMPLES.valid_size, metadata={"help": "sequences of valid"})
     test_size: int = field(default=_SAMPLES.test_size, metadata={"help": "sequences of test"})
     tiny: int = field(default=0, metadata={"help": "keep the first N sequences of train only; 0 for all"})
-    crop_train: int = field(default=0, metadata={"help": "the same under its other name"})
+    crop_train: int = field(default=0, metadata={"help": "the same; the least of those given counts"})
     crop_all: int = field(default=0, metadata={"help": "keep the first N sequences of each split only; 0 for all"})
     overfit: bool = field(default=False, metadata={"help": "the first sequence of train is all of train, valid, test"})
 
@@ -55,9 +55,11 @@ class RaspLangTask(EpochLogMixin, PerfectStopMixin, GrowthLogMixin, FairseqTask)
 
     def __init__(self, cfg: RaspLangConfig, language: Language):
         super().__init__(cfg)
-        check(cfg)
         self.language = language
-        self.samples = samples(cfg)
+        try:
+            self.samples = Samples(**{field.name: getattr(cfg, field.name) for field in fields(Samples)})
+        except ValueError as error:
+            raise ValueError(f"{NAME}: {error}") from None
         self.dictionary = SymbolDictionary(language.symbols, padding=True)
         self.classes = SymbolDictionary(language.classes, padding=True)
 
@@ -70,7 +72,11 @@ class RaspLangTask(EpochLogMixin, PerfectStopMixin, GrowthLogMixin, FairseqTask)
         """
         if cfg.language is None:
             raise ValueError(f"{NAME}: no --language given; {languages.LISTING}")
-        return cls(cfg, languages.get(cfg.language))
+        try:
+            found = languages.get(cfg.language)
+        except ValueError as error:
+            raise ValueError(f"{NAME}: {error}") from None
+        return cls(cfg, found)
 
     def load_dataset(self, split: str, combine: bool = False, **kwargs: Any) -> None:
         """Make a split.
@@ -78,8 +84,6 @@ class RaspLangTask(EpochLogMixin, PerfectStopMixin, GrowthLogMixin, FairseqTask)
         Raises:
             ValueError: there is no such split.
         """
-        if split not in SPLITS:
-            raise ValueError(f"{NAME}: no split {split!r}; there are {', '.join(SPLITS)}")
         texts = self.samples.draw(self.language.sampler, split)
         self.datasets[split] = LanguageDataset(self.language, texts, shuffle=split == "train")
 
@@ -113,8 +117,12 @@ class RaspLangTask(EpochLogMixin, PerfectStopMixin, GrowthLogMixin, FairseqTask)
     def facts(self) -> Dict[str, Any]:
         """Return the language, its symbols and which samples there are."""
         own = self.language
-        numbers = {name: getattr(self.samples, name) for name in (field.name for field in fields(Samples))}
-        return {"language": own.name, "symbols": list(own.symbols), "classes": list(own.classes), **numbers}
+        return {
+            "language": own.name,
+            "symbols": list(own.symbols),
+            "classes": list(own.classes),
+            **asdict(self.samples),
+        }
 
     def check_state(self, state_dict: Dict[str, Any], checkpoint: str = "the checkpoint") -> None:
         """Compare language and samples with those of a checkpoint; other samples are refused in :meth:`begin_training`.
@@ -162,30 +170,3 @@ class RaspLangTask(EpochLogMixin, PerfectStopMixin, GrowthLogMixin, FairseqTask)
     def max_positions(self) -> int:
         """Most tokens of an input, BOS included."""
         return self.language.longest(self.samples.max_length)
-
-
-def samples(cfg: Any) -> Samples:
-    """Return the samples that the options ask for."""
-    crops = [crop for crop in (cfg.tiny, cfg.crop_train) if crop]
-    return Samples(
-        min_length=cfg.min_length,
-        max_length=cfg.max_length,
-        train_size=cfg.train_size,
-        valid_size=cfg.valid_size,
-        test_size=cfg.test_size,
-        crop_train=min(crops, default=0),
-        crop_all=cfg.crop_all,
-        overfit=cfg.overfit,
-    )
-
-
-def check(cfg: Any) -> None:
-    """Raise ValueError for options that make no sense."""
-    for name in ("min_length", "train_size", "valid_size", "test_size"):
-        if getattr(cfg, name) < 1:
-            raise ValueError(f"{NAME}: {flag(name)} {getattr(cfg, name)}: at least 1")
-    for name in ("tiny", "crop_train", "crop_all"):
-        if getattr(cfg, name) < 0:
-            raise ValueError(f"{NAME}: {flag(name)} {getattr(cfg, name)}: 1 or more, or 0 for all")
-    if cfg.max_length < cfg.min_length:
-        raise ValueError(f"{NAME}: --max-length {cfg.max_length} is less than --min-length {cfg.min_length}")

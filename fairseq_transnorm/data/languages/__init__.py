@@ -8,9 +8,9 @@ attention heads should look at, one that trains them to do so (``_with_attns``).
 from importlib import import_module
 from pkgutil import iter_modules
 
-from .definition import BOS, LISTING, Language, every, get, language, names
+from .definition import BOS, LISTING, Language, every, get, language, names, visible
 
-__all__ = ["BOS", "LISTING", "Language", "every", "get", "language", "names"]
+__all__ = ["BOS", "LISTING", "Language", "every", "get", "language", "names", "visible"]
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

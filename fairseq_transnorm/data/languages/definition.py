@@ -93,7 +93,7 @@ class Language:
         found = list(self.function(bare))
         if len(found) != len(bare):
             raise ValueError(
-                f"rasp_lang: {self.task} returned {len(found)} outputs for the {len(bare)} symbols of {bare!r}; a task "
+                f"{self.task} returned {len(found)} outputs for the {len(bare)} symbols of {bare!r}; a task "
                 "returns one for each"
             )
         return [BOS, *found] if self.bos else found
@@ -106,13 +106,12 @@ class Language:
         """
         bare = self.without_bos(text)
         if not bare:
-            raise ValueError(f"rasp_lang: an empty sequence for {self.name}; give at least one symbol of its alphabet")
+            raise ValueError(f"an empty sequence for {self.name}; give at least one symbol of its alphabet")
         if unknown := list(dict.fromkeys(symbol for symbol in bare if symbol not in self.alphabet)):
             shown = ", ".join(map(repr, unknown))
             bos = f" ({BOS} is the begin-of-sequence symbol, and only of languages with _bos)" if BOS in unknown else ""
             raise ValueError(
-                f"rasp_lang: {shown} in {text!r} is not in the alphabet of {self.name}{bos}; use "
-                f"{''.join(self.alphabet)!r}"
+                f"{shown} in {text!r} is not in the alphabet of {self.name}{bos}; use {''.join(self.alphabet)!r}"
             )
         return [self._numbers[symbol] for symbol in self.with_bos(text)]
 
@@ -135,7 +134,7 @@ class Language:
             ValueError: the task has no targets.
         """
         if self.attention is None:
-            raise ValueError(f"rasp_lang: {self.task}, the task of {self.name}, has no attention targets")
+            raise ValueError(f"{self.task}, the task of {self.name}, has no attention targets")
         B, T = tokens.shape
         start = int(self.bos)
         real = torch.arange(T, device=tokens.device) < lengths[:, None]
@@ -213,6 +212,15 @@ def language(
     return register
 
 
+def visible(symbol: str) -> str:
+    """Return what can be printed for a symbol; only spaces and control characters change.
+
+    >>> [visible(symbol) for symbol in ("a", "\\", " ", "\t")]
+    ['a', '\\\\', "' '", '\\\\t']
+    """
+    return repr(symbol) if symbol == " " else symbol if symbol.isprintable() else repr(symbol)[1:-1]
+
+
 def names() -> list[str]:
     """Return the names of all languages."""
     return list(_languages)
@@ -236,8 +244,8 @@ def get(name: str) -> Language:
         task = _languages[bare].task
         others = ", ".join(dict.fromkeys(other.task for other in every() if other.supervised))
         raise ValueError(
-            f"rasp_lang: no language {name!r}: {task} has no attention targets, only {others} have; take {bare!r}"
+            f"unknown language {name!r}: {task} has no attention targets, only {others} have; take {bare!r}"
         )
     nearest = get_close_matches(name, names(), n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise ValueError(f"rasp_lang: no language {name!r}; {hint}{LISTING}")
+    raise ValueError(f"unknown language {name!r}; {hint}{LISTING}")
