@@ -2,6 +2,10 @@
 
 import logging
 
+from .interrupts import take_early
+
+take_early()  # before the imports below, which take seconds
+
 # fairseq's text_to_speech sends a note on tensorboardX to the terminal on import, one of its models sets DEBUG for all
 _levels = {logger: logger.level for logger in map(logging.getLogger, (None, "fairseq.tasks.text_to_speech"))}
 logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)

@@ -1,6 +1,6 @@
 """Runs that survive a kill: whole checkpoints, and the same numbers after going on.
 
-Seven functions of fairseq are replaced when the package is imported, since no option or hook reaches them for all
+Eight functions of fairseq are replaced when the package is imported, since no option or hook reaches them for all
 commands (read in ve-fairseq 0.12.3):
 
 * ``PathManager.copy``. A checkpoint is written under a temporary name and renamed, but then copied over
@@ -13,7 +13,10 @@ commands (read in ve-fairseq 0.12.3):
   masked tokens of a masked language model were the same in all epochs, and others after going on. Here each epoch
   starts its own.
 * ``checkpoint_utils.torch_persistent_save``. Some metrics, such as Matthews correlation, are numpy's numbers, which get
-  into the checkpoint as its score and which torch's safe loader then refuses. Here they become Python's.
+  into the checkpoint as its score and which torch's safe loader then refuses. Here they become Python's. And what is
+  half-written goes when writing fails.
+* ``checkpoint_utils.save_checkpoint``. An interrupt (Ctrl-C) while torch writes can become another error, after which
+  fairseq tries again and trains on. Here it waits until all checkpoints of this moment are written.
 * ``load_checkpoint_to_cpu``. For a truncated file torch says ``[Errno 22] Invalid argument`` and no name. And torch's
   safe loader refuses the Namespace in which the options of fairseq's sgd, adafactor and roberta stand, so that no such
   run could go on; here it may be one, which runs no code.
@@ -47,11 +50,13 @@ from fairseq.file_io import PathManager
 from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
 
+from .interrupts import held
 from .whole_file import set_aside
 
 _fairseq_copy = PathManager.copy
 _fairseq_iterator = FairseqTask.get_batch_iterator
 _fairseq_save = checkpoint_utils.torch_persistent_save
+_fairseq_save_all = checkpoint_utils.save_checkpoint
 _fairseq_load = checkpoint_utils.load_checkpoint_to_cpu
 _fairseq_resume = Trainer.load_checkpoint
 _fairseq_begin_epoch = Trainer.begin_epoch
@@ -67,8 +72,11 @@ def copy_atomically(src_path: str, dst_path: str, overwrite: bool = False) -> bo
     if not overwrite or not PathManager.supports_rename(dst_path):
         return bool(_fairseq_copy(src_path, dst_path, overwrite=overwrite))
     temporary = f"{dst_path}.tmp"  # fairseq's own name for a checkpoint in writing
-    shutil.copyfile(src_path, temporary)
-    os.replace(temporary, dst_path)
+    try:
+        shutil.copyfile(src_path, temporary)
+        os.replace(temporary, dst_path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
     return True
 
 
@@ -87,13 +95,24 @@ def get_batch_iterator(self: FairseqTask, dataset: Any, *args: Any, epoch: int =
     return iterator
 
 
+@wraps(_fairseq_save_all)
+def save_checkpoint(*args: Any, **kwargs: Any) -> Any:
+    """Write checkpoints as fairseq does; an interrupt waits until they are written."""
+    with held():
+        return _fairseq_save_all(*args, **kwargs)
+
+
 @wraps(_fairseq_save)
-def torch_persistent_save(obj: Any, *args: Any, **kwargs: Any) -> None:
-    """Write a checkpoint as fairseq does, with numpy's numbers as Python's."""
+def torch_persistent_save(obj: Any, filename: str, *args: Any, **kwargs: Any) -> None:
+    """Write a checkpoint as fairseq does, with numpy's numbers as Python's; nothing half-written is left."""
     if isinstance(obj, dict):  # the score is among the state of the training and that of the learning rate
         tensors = ("model", "last_optimizer_state")
         obj = {key: value if key in tensors else _python_numbers(value) for key, value in obj.items()}
-    _fairseq_save(obj, *args, **kwargs)
+    try:
+        _fairseq_save(obj, filename, *args, **kwargs)
+    except BaseException:
+        Path(f"{filename}.tmp").unlink(missing_ok=True)
+        raise
 
 
 def _python_numbers(value: Any) -> Any:
@@ -182,6 +201,7 @@ def protect() -> None:
     """Replace the functions of fairseq; a second call changes nothing."""
     PathManager.copy = staticmethod(copy_atomically)
     FairseqTask.get_batch_iterator = get_batch_iterator
+    checkpoint_utils.save_checkpoint = save_checkpoint
     checkpoint_utils.torch_persistent_save = torch_persistent_save
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
     Trainer.load_checkpoint = resume

@@ -11,6 +11,7 @@ PACKAGE = "fairseq_transnorm"
 # A part may import the parts of its own level and below.
 LEVELS = {
     "whole_file": 0,
+    "interrupts": 0,
     "modules": 0,
     "theory": 0,
     "registry": 1,
@@ -24,10 +25,11 @@ LEVELS = {
     "measure": 2,
     "__init__": 2,  # importing the whole package registers it, which measure needs to read checkpoints
     "__main__": 3,
+    "train_rasp": 3,
 }
 # Measures that are plain torch, like modules/, and that training logs too.
 PLAIN = ["parameters", "hidden_states", "scaling", "saturation", "json_lines", "growth_log"]
-PLAIN += ["own_attention", "copying", "memory_probes", "probe_log"]
+PLAIN += ["own_attention", "copying", "memory_probes", "probe_log", "epoch_log"]
 PLAIN_MEASURES = {f"measure.{name}" for name in PLAIN}
 ENTRY_FOLDERS = ("analysis", "preprocessing", "scripts")
 
