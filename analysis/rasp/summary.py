@@ -1,0 +1,129 @@
+"""Tables of runs on formal languages, from any number of save folders: all of them, and groups of one size.
+
+Folders are searched to any depth. STEM_runs.csv has a line a run: settings, results of checkpoint_best.pt on the test
+set, accuracies of training and validation after epoch --at-epoch, and with --input what it makes of an input.
+STEM_groups.csv has a line a language, layers, heads, width and kind of attention: best, mean and worst of its runs,
+whatever their other settings and seeds; losses of the test set and, of runs that came so far, of validation after epoch
+--group-epoch (the original counts that as 20, from 0). STEM.md has both to be read. Accuracies are shares of tokens,
+those of training with dropout; one that rounds to 1 but is below it is 1.0-. Losses are in nats, those of the attention
+included. A run that did not come to its evaluation is "not evaluated" (empty in the .csv); one that cannot be read is
+named and left out, and the exit status is 3.
+
+  python analysis/rasp/summary.py checkpoints/rasp
+  python analysis/rasp/summary.py runs/a runs/b --input dbbda --input ccacbb --out outputs/rasp_summary
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from fairseq_transnorm.measure.commands import quiet
+from fairseq_transnorm.measure.language_attention import load_language_run, outputs_for
+from fairseq_transnorm.measure.language_runs import CHECKPOINTS, accuracy_text, find_folders, group_rows, run_rows
+from fairseq_transnorm.plotting import at_least, format_markdown, save_csv, save_text
+
+Rows = list[dict[str, Any]]
+TEXT = ("id", "language", "attention", "position", "stop_reason")
+
+
+def add_outputs(rows: Rows, folders: dict[str, Path], inputs: list[str]) -> list[str]:
+    """Add a column for each input with what the model makes of it; None where it is no input of the language.
+
+    Returns:
+        What is wrong with models that cannot be loaded.
+    """
+    failures = []
+    for row in rows:
+        row |= {f"output of {text!r}": None for text in inputs}
+        try:
+            run = load_language_run(folders[row["id"]] / CHECKPOINTS["best"])
+        except (OSError, ValueError) as error:
+            failures.append(str(error))
+            continue
+        row |= {f"output of {text!r}": outputs_for(run, text) for text in inputs}
+    return failures
+
+
+def shown(column: str, value: Any) -> str:
+    """Return a value as a cell of a table that is to be read."""
+    if value is None:
+        return "not evaluated" if column.startswith("test_") else "-"
+    if "accuracy" in column:
+        return accuracy_text(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+
+
+def readable(rows: Rows, without: tuple[str, ...] = ()) -> str:
+    """Return rows as a Markdown table without some columns."""
+    lines = [
+        {
+            name.replace("_", " ") if name.isidentifier() else name: shown(name, row[name])
+            for name in row
+            if name not in without
+        }
+        for row in rows
+    ]
+    return format_markdown(
+        lines, [name for name in lines[0] if name.replace(" ", "_") in TEXT or name.startswith("output of")]
+    )
+
+
+def tables(rows: Rows, groups: Rows) -> str:
+    """Return the text of the tables: runs by language, then groups."""
+    parts = ["# Runs on formal languages"]
+    for language in dict.fromkeys(row["language"] for row in rows):
+        mine = [row for row in rows if row["language"] == language]
+        parts += [f"## {language}", readable(mine, ("language",))]
+    parts += [
+        "## By size",
+        "Best, mean and worst of the runs of a language, size and kind of attention.",
+        readable(groups),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("folders", nargs="+", type=Path, metavar="FOLDER", help="save folder, or folder with some at any depth")
+    add("--must-contain", default="", metavar="TEXT", help="only save folders whose path contains TEXT")
+    add("--at-epoch", type=at_least(1), default=20, metavar="N", help="of a run's accuracies (default: %(default)s)")
+    add(
+        "--group-epoch",
+        type=at_least(1),
+        default=21,
+        metavar="N",
+        help="of a group's validation (default: %(default)s)",
+    )
+    add("--input", action="append", default=[], metavar="TEXT", help="show what models make of it; several times")
+    add("--out", default="outputs/rasp_summary", metavar="STEM", help="default: %(default)s")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    quiet()
+    try:
+        found = find_folders(options.folders, options.must_contain)
+        rows, skipped = run_rows(found, options.at_epoch, options.group_epoch)
+        if options.input:
+            skipped += add_outputs(rows, dict(found), options.input)
+        groups = group_rows(rows, options.group_epoch)
+        text = tables(rows, groups)
+        save_csv(f"{options.out}_runs.csv", rows)
+        save_csv(f"{options.out}_groups.csv", groups)
+        save_text(f"{options.out}.md", text)
+    except (OSError, ValueError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 1
+    print(text)
+    print(f"wrote {options.out}.md, {options.out}_runs.csv and {options.out}_groups.csv")
+    if skipped:
+        print(f"{parser.prog}: left out {len(skipped)}:\n" + "\n".join(skipped), file=sys.stderr)
+    return 3 if skipped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
