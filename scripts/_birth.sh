@@ -22,7 +22,7 @@ train() {
     local settings flags number=$((seed + $4 - 1))
     read -ra settings <<<"$5"
     read -ra flags <<<"$6"
-    env SAVE_DIR="$1" SEQUENCES="$2" ${settings[@]+"${settings[@]}"} \
+    relay env SAVE_DIR="$1" SEQUENCES="$2" ${settings[@]+"${settings[@]}"} \
         bash scripts/train_birth.sh "$corpus" "${common[@]}" --max-update "$3" --seed $((number + 1)) \
         --data-seed $((number + 42)) ${flags[@]+"${flags[@]}"}
     [[ ${DRY_RUN:-0} == 1 ]] || date -u >"$1/done"

@@ -8,11 +8,14 @@
 #   plan_batch N B "$@"       flags that make N sequences per update -> batch_flags
 #   train_recipe SAVE_DIR N B DATA "$@"        plan, then train with the flags in `recipe`, or go on where a run
 #                                              stopped; DATA is '' for a task that has no data folder
-#   run SAVE_DIR fairseq-train [DATA] FLAGS... train into SAVE_DIR
+#   run SAVE_DIR [DATA] FLAGS...               train into SAVE_DIR
+#   trainer=(COMMAND...)                       an entry point of the package in place of fairseq-train, which also knows
+#                                              what to do with an interrupt and with a run that is finished
 #
 # "$@" are the user's flags for fairseq-train; they are put last and win.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+trainer=(fairseq-train)
 
 die() {
     printf 'error: %s\n' "$1" >&2
@@ -160,12 +163,12 @@ plan_workers() {
 
 # plan_batch SEQUENCES BATCH FLAGS...: BATCH_SIZE or --batch-size sequences a process, else BATCH, else its share of all;
 # --update-freq makes up the rest. Sets batch_flags. Call plan_workers first. The sequences of each validation are
-# bounded by valid_sequences, when it is set.
+# bounded by valid_sequences, when it is set; longest is the tokens of a sequence where no flag of fairseq says it.
 plan_batch() {
     local sequences=$1 default=$2 batch tokens room freq size most='' fits=()
     shift 2
     batch=$(flag --batch-size "$(flag --max-sentences "${BATCH_SIZE-}" "$@")" "$@")
-    tokens=$(flag --tokens-per-sample "$(flag --max-positions 512 "$@")" "$@")
+    tokens=${longest:-$(flag --tokens-per-sample "$(flag --max-positions 512 "$@")" "$@")}
     if [[ $(flag --sample-break-mode '' "$@") != none && $(flag --task '' "$@") != bigram_icl ]]; then
         most='up to ' # sequences end with a line
     fi
@@ -237,13 +240,19 @@ _stop_all() {
     wait || true
 }
 
-# run SAVE_DIR COMMAND ARGS...: train; the user's --save-dir wins over SAVE_DIR.
+# The trainer takes an interrupt itself: hand it on, once, and wait for what it makes of it.
+_interrupt_all() {
+    interrupted=1
+    kill -INT "${pids[@]}" 2>/dev/null || true
+}
+
+# run SAVE_DIR ARGS...: train; the user's --save-dir wins over SAVE_DIR.
 #   DRY_RUN=1  only print what would be run
 run() {
-    local log_dir ranked=() pids=() rank rc=0 stamp
+    local log_dir ranked=() pids=() pid rank rc=0 stamp interrupted=0
     log_dir=$(flag --save-dir "$1" "${@:2}")
-    local command=("$2" --user-dir "$USER_DIR" --save-dir "$log_dir" --log-format json --log-file "$log_dir/train.log"
-        ${worker_flags[@]+"${worker_flags[@]}"} "${@:3}")
+    local command=("${trainer[@]}" --user-dir "$USER_DIR" --save-dir "$log_dir" --log-format json
+        --log-file "$log_dir/train.log" ${worker_flags[@]+"${worker_flags[@]}"} "${@:2}")
     # One start each; an empty rank is left to fairseq.
     ranked=("${worker_ranks[@]-}")
     if [[ ${DRY_RUN:-0} == 1 ]]; then
@@ -257,22 +266,41 @@ run() {
     ((${main_process:-1} == 0)) || _log_command "${command[@]}"
     stamp=$(mktemp)
     # They run in the background, so that this script can pass a signal on to them.
-    trap '_stop_all; exit 130' INT
     trap '_stop_all; exit 143' TERM
+    if [[ ${trainer[0]} == fairseq-train ]]; then
+        trap '_stop_all; exit 130' INT
+    else # in groups of their own, for those of the background ignore an interrupt, and others would get two
+        trap _interrupt_all INT
+        trap '_stop_all; exit 129' HUP
+        set -m
+    fi
     for rank in "${ranked[@]}"; do
         "${command[@]}" ${rank:+--distributed-rank "$rank"} &
         pids+=($!)
     done
+    set +m
     for rank in "${ranked[@]}"; do
-        wait -n || { rc=$? && _stop_all && break; } # the others would wait for the one that is gone
+        wait -n || rc=$?
+        ((rc == 0 && !interrupted)) || break
     done
-    trap - INT TERM
+    if ((interrupted)); then # all of them end by themselves
+        rc=0
+        for pid in "${pids[@]}"; do
+            while kill -0 "$pid" 2>/dev/null; do wait "$pid" || true; done # a further interrupt ends a wait too
+            wait "$pid" || rc=$?
+        done
+    elif ((rc)); then # the others would wait for the one that is gone
+        _stop_all
+    fi
+    trap - INT TERM HUP
     local fresh
     fresh=$(find "$log_dir" -maxdepth 1 -name '*.pt' -newer "$stamp" -print -quit)
     rm -f "$stamp"
-    ((rc == 0)) || die "$2 ended with status $rc; the reason stands above, the command in $log_dir/command.log"
-    if ((${main_process:-1})) && [[ -z $fresh ]] && ! has --no-save "$@"; then
-        die "$2 ended without an error, but there is no new checkpoint in $log_dir" \
+    ((!interrupted || rc != 130)) || exit 130
+    ((rc == 0)) ||
+        die "${trainer[*]} ended with status $rc; the reason stands above, the command in $log_dir/command.log"
+    if [[ ${trainer[0]} == fairseq-train && -z $fresh ]] && ((${main_process:-1})) && ! has --no-save "$@"; then
+        die "${trainer[*]} ended without an error, but there is no new checkpoint in $log_dir" \
             "With --distributed-init-method and no GPU, fairseq starts no process at all."
     fi
 }
@@ -290,7 +318,7 @@ train_recipe() {
     plan_batch "$sequences" "$batch" "${flags[@]}"
     last=$save_dir/checkpoint_last.pt
     # every process looks, so that all of them stop or none does
-    if [[ -e $last && ${DRY_RUN:-0} != 1 ]] &&
+    if [[ -e $last && ${DRY_RUN:-0} != 1 && ${trainer[0]} == fairseq-train ]] &&
         ! has --restore-file "${flags[@]}" && ! has --user-dir "${flags[@]}"; then
         _check_progress "$last" "$data" "${flags[@]}"
     fi
@@ -299,7 +327,7 @@ train_recipe() {
     if [[ $warmup$most =~ ^[0-9]+$ ]] && ((main_process && most > 0 && warmup >= most)); then
         echo "Warning: --warmup-updates $warmup of --max-update $most: the learning rate never reaches --lr." >&2
     fi
-    run "$save_dir" fairseq-train ${data:+"$data"} "${recipe[@]}" "${batch_flags[@]}" "${@:5}"
+    run "$save_dir" ${data:+"$data"} "${recipe[@]}" "${batch_flags[@]}" "${@:5}"
 }
 
 # fairseq's bfloat16 is that of TPUs, without which it ends in an AttributeError.

@@ -33,12 +33,24 @@ start() {
     names+=("$name")
 }
 
+# relay COMMAND...: run it for a function that is a step and has more to do; a shell that waits for what it runs in front
+# would die of a signal and leave that behind.
+relay() {
+    local status=0
+    "$@" &
+    # shellcheck disable=SC2064  # of now
+    trap "kill $! 2>/dev/null || true" TERM
+    wait $! || status=$?
+    ((status <= 128)) || wait $! 2>/dev/null || true # it may have been told to end only now
+    return "$status"
+}
+
 # into FILE COMMAND...: what it prints, whole or not at all; its errors go to the log of the step.
 # shellcheck disable=SC2329  # start calls it
 into() {
     local file=$1
     shift
-    "$@" >"$file.tmp" && mv "$file.tmp" "$file"
+    relay "$@" >"$file.tmp" && mv "$file.tmp" "$file"
 }
 
 stop_steps() {
@@ -129,7 +141,7 @@ noted() {
     local name=$1 status=0
     shift
     rm -f "$out/$name.missed"
-    "$@" || status=$?
+    relay "$@" || status=$?
     ((status != 3)) || { date -u >"$out/$name.missed" && status=0; }
     return "$status"
 }

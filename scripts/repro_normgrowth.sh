@@ -56,7 +56,7 @@ runs=(
 # train VARIANT FOLDER EPOCHS FLAGS...: and leave a mark when it is done.
 # shellcheck disable=SC2329  # start calls it
 train() {
-    SAVE_DIR=$2 bash scripts/train_normgrowth.sh "$1" "$out/text" "${common[@]}" --max-epoch "$3" "${@:4}" &&
+    SAVE_DIR=$2 relay bash scripts/train_normgrowth.sh "$1" "$out/text" "${common[@]}" --max-epoch "$3" "${@:4}" &&
         date -u >"$2/done"
 }
 
