@@ -29,8 +29,19 @@ SCRIPTS = {  # run -> script and architecture
     "normgrowth_pre_norm": ("train_normgrowth.sh pre_norm", "normgrowth_pre_norm"),
     "ihead_basic": ("train_birth.sh", "ihead_basic"),
     "ihead_full": ("train_birth.sh", "ihead_full"),
+    "rasp_reverse": ("train_rasp.sh", "rasp_transformer"),
+    "rasp_double_histogram": (
+        "train_rasp.sh --max-length 20 --train-size 10000 --valid-size 500 --test-size 500",
+        "rasp_transformer",
+    ),
 }
 CORPUS = {"ihead_basic", "ihead_full"}  # runs that take a text in place of a data folder
+LANGUAGES = {  # runs that have no data: the settings of their script
+    "rasp_reverse": {"lang": "reverse_100", "layers": 2, "dim": 50, "epochs": 20}
+    | {"dropout": 0.1, "gamma": 0.99, "lr": 0.0003},
+    "rasp_double_histogram": {"lang": "hist2_26_bos_with_attns", "layers": 2, "heads": 2, "dim": 64}
+    | {"epochs": 15, "lr": 0.001},
+}
 # What a recipe sets to another value than the preset that it names.
 RECIPES = {"vanilla_bert": {"dslm_init": "normal"}}
 # Where things are, which is the user's to say, and what only one of the two ways knows.
@@ -48,15 +59,16 @@ PLACES = {
 def from_yaml(name: str, *overrides: str) -> dict:
     hydra_init(name)
     with initialize_config_dir(str(FILES[name].parent), version_base="1.1"):
-        data = "task.corpus=TEXT" if name in CORPUS else "task.data=DATA"
-        cfg = compose(name, overrides=[data, "common.user_dir=DIR", *overrides])
+        data = ["task.corpus=TEXT"] if name in CORPUS else ["task.data=DATA"] if name not in LANGUAGES else []
+        cfg = compose(name, overrides=[*data, "common.user_dir=DIR", *overrides])
     add_defaults(cfg)
     return flat(cfg)
 
 
 def from_command(line: str) -> dict:
     parser = options.get_training_parser()
-    args = options.parse_args_and_arch(parser, shlex.split(line)[1:])
+    _, _, flags = line.partition(" --user-dir")  # after the command
+    args = options.parse_args_and_arch(parser, shlex.split("--user-dir" + flags))
     return flat(convert_namespace_to_omegaconf(args))
 
 
@@ -78,11 +90,11 @@ def flat(cfg, prefix: str = "") -> dict:
 
 def scripted(data, name: str) -> dict:
     script, arch = SCRIPTS[name]
-    env = {"DRY_RUN": 1, "ARCH": arch, "GPUS": 1, "NPROC": 1}
+    env = {"DRY_RUN": 1, "ARCH": arch, "GPUS": 1, "NPROC": 1} | LANGUAGES.get(name, {})
     script, *arguments = script.split()
-    data = ROOT / "README.md" if name in CORPUS else data  # any text
-    printed = run_cli(f"scripts/{script}", *arguments, data, env=env).stdout
-    return from_command(next(line for line in printed.splitlines() if line.startswith("fairseq-train")))
+    data = [ROOT / "README.md"] if name in CORPUS else [data] if name not in LANGUAGES else []  # any text
+    printed = run_cli(f"scripts/{script}", *arguments, *data, env=env).stdout
+    return from_command(next(line for line in printed.splitlines() if " --user-dir " in line))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -96,8 +108,8 @@ def test_the_run_is_that_of_the_script(name, tiny_lm_data):
 @pytest.mark.parametrize("name", FILES)
 def test_every_value_that_a_preset_changes_stands_in_the_file(name):
     yaml = OmegaConf.to_container(OmegaConf.load(FILES[name]))
-    presets = PRESETS | MLM_PRESETS | DSLM_PRESETS | NORMGROWTH_PRESETS | {key: {} for key in CORPUS}
-    preset = presets[yaml["model"]["_name"]]
+    presets = PRESETS | MLM_PRESETS | DSLM_PRESETS | NORMGROWTH_PRESETS
+    preset = presets.get(yaml["model"]["_name"], {})
     assert yaml["model"].items() >= (preset | RECIPES.get(name, {})).items()
 
 
