@@ -7,14 +7,13 @@ of updates are those that the weights have seen.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .criteria import Criterion, compare
+from .criteria import Criterion, compare, of_variant
 
 Array = NDArray[np.float64]
 Log = Sequence[Mapping[str, Any]]
@@ -86,10 +85,7 @@ class Evidence:
         Raises:
             LookupError: there is none.
         """
-        names = [name for name in self.runs if re.fullmatch(rf"{re.escape(variant)}-\d+", name)]
-        if not names:
-            raise LookupError(f"there is no run {variant}-1 with a probes.jsonl, only {', '.join(self.runs) or 'none'}")
-        return [self.runs[name] for name in sorted(names)]
+        return of_variant(self.runs, variant, "a probes.jsonl")
 
 
 def _each(variant: str, measure: Callable[[Run], float]) -> Callable[[Evidence], list[float]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 E = TypeVar("E")
+R = TypeVar("R")
 
 
 class Criterion(NamedTuple, Generic[E]):
@@ -42,6 +44,18 @@ def compare(criteria: Iterable[Criterion[E]], evidence: E) -> list[dict[str, Any
         }
         lines.append(line | ({"seeds": " ".join(f"{value:.3g}" for value in values)} if len(values) > 1 else {}))
     return lines
+
+
+def of_variant(runs: Mapping[str, R], variant: str, what: str) -> list[R]:
+    """Return the runs of a variant, which are named after it and the number of their seed, as ``basic-1``.
+
+    Raises:
+        LookupError: there is none; ``what`` says in the message which file of runs was looked for.
+    """
+    names = [name for name in runs if re.fullmatch(rf"{re.escape(variant)}-\d+", name)]
+    if not names:
+        raise LookupError(f"there is no run {variant}-1 with {what}, only {', '.join(runs) or 'none'}")
+    return [runs[name] for name in sorted(names)]
 
 
 def _room(value: float, criterion: Criterion[Any]) -> float:
