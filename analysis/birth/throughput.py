@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
-from fairseq_transnorm.measure.birth_throughput import FAIRSEQ, PLAIN, Setting, medians, throughput_rows
+from fairseq_transnorm.measure.birth_throughput import Setting, throughput_rows
 from fairseq_transnorm.measure.commands import quiet
+from fairseq_transnorm.measure.paired_training import FAIRSEQ, PLAIN, medians
 from fairseq_transnorm.plotting import analysis_parser, at_least, describe, legend, line_styles, panels, run_analysis
 
 COLUMNS = ("form", "turn", "sequences_per_second", "ratio", "data_share", "loss_difference", "parameter_difference")

@@ -8,11 +8,9 @@ computes every product, all weights and all logits by themselves, as the formula
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,20 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fairseq import checkpoint_utils, options, tasks, utils
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from fairseq.trainer import Trainer
-from fairseq_cli.train import train
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..data.trigger_sequences import ReferenceSampler
+from .paired_training import Batch, FairseqTraining, check_agreement, turns
 
-FAIRSEQ, PLAIN = "fairseq-train", "plain loop"
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.03, 0.9, 1e-4
 SEED = 42  # of the data
-# relative difference of losses, and of parameters over how far they have moved: float32 in another order
-TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -69,7 +61,7 @@ class Setting:
         """Of an update."""
         return self.batch // min(self.batch, self.held)
 
-    def flags(self, save_dir: str) -> list[str]:
+    def flags(self) -> list[str]:
         """Return the command line of fairseq-train."""
         source = "--bigram-stats" if self.corpus.endswith(".json") else "--corpus"
         values = {
@@ -92,15 +84,9 @@ class Setting:
             "--update-freq": self.micro_batches,
             "--required-batch-size-multiple": 1,
             "--num-workers": 1,
-            "--save-dir": save_dir,
-            "--log-format": "none",
         }
         switches = ["--fixed-triggers", "--freeze-embeddings", "--freeze-output", "--loss-head-only"]
-        return [
-            *(str(part) for pair in values.items() for part in pair),
-            *switches,
-            *("--cpu", "--no-save", "--disable-validation"),
-        ]
+        return [*(str(part) for pair in values.items() for part in pair), *switches]
 
 
 class PlainModel(nn.Module):
@@ -156,6 +142,11 @@ class PlainTraining:
         tokens, counters, _ = map(torch.from_numpy, self.sampler.sequences(self.rngs))
         return tokens[:, :-1], tokens[:, 1:], counters
 
+    def learn(self, batches: Sequence[Batch]) -> float:
+        """Make one update from batches of fairseq's."""
+        parts = [(b["net_input"]["src_tokens"], b["target"], b["counters"]) for b in batches]
+        return self.update(*map(torch.cat, zip(*parts, strict=True)))
+
     def update(self, tokens: Tensor, targets: Tensor, counters: Tensor) -> float:
         """Make one update and return the loss before it, in nats."""
         known = counters >= 2
@@ -176,125 +167,13 @@ class PlainTraining:
         return {"seconds": time.perf_counter() - start, "data_seconds": drawing}
 
 
-class FairseqTraining:
-    """Training by what fairseq-train runs, an epoch at a time; nothing is saved, validated or logged.
-
-    Args:
-        setting: of the training.
-        save_dir: an empty folder.
-    """
-
-    def __init__(self, setting: Setting, save_dir: str) -> None:
-        parser = options.get_training_parser()
-        self.micro_batches = setting.micro_batches
-        self.cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, setting.flags(save_dir)))
-        utils.set_torch_seed(self.cfg.common.seed)
-        self.task: Any = tasks.setup_task(self.cfg.task)
-        self.model = self.task.build_model(self.cfg.model)
-        self.criterion = self.task.build_criterion(self.cfg.criterion)
-        self.trainer = Trainer(self.cfg, self.task, self.model, self.criterion)
-        _, self.epoch = checkpoint_utils.load_checkpoint(self.cfg.checkpoint, self.trainer)
-
-    def turn(self) -> dict[str, float]:
-        """Train an epoch; return its seconds, those of waiting for data, and those of the wait for the first batch."""
-        start = time.perf_counter()
-        waiting = self._train()
-        seconds = time.perf_counter() - start
-        self._end_workers()
-        return {"seconds": seconds, "data_seconds": sum(waiting.seconds), "first_batch": waiting.seconds[0]}
-
-    def observed_turn(self) -> tuple[list[list[Tensor]], list[float]]:
-        """Train an epoch; return tokens, next tokens and counters of its updates, and the loss of each, in nats."""
-        sums: list[tuple[float, float]] = []
-
-        def note(_criterion: Any, _inputs: Any, output: tuple[Tensor, Any, Any]) -> None:
-            sums.append((float(output[0].detach()), float(output[1])))
-
-        hook = self.criterion.register_forward_hook(note)
-        try:
-            waiting = self._train(keep=True)
-        finally:
-            hook.remove()
-        self._end_workers()
-        parts = [(b["net_input"]["src_tokens"], b["target"], b["counters"]) for b in waiting.kept]
-        starts = range(0, len(parts), self.micro_batches)
-        updates = [list(map(torch.cat, zip(*parts[i : i + self.micro_batches], strict=True))) for i in starts]
-        totals = [map(sum, zip(*sums[i : i + self.micro_batches], strict=True)) for i in starts]
-        return updates, [loss / size for loss, size in totals]
-
-    def _train(self, keep: bool = False) -> _Waiting:
-        found: list[_Waiting] = []
-        own = self.epoch.next_epoch_itr
-
-        def watched(*args: Any, **kwargs: Any) -> _Waiting:
-            found.append(_Waiting(own(*args, **kwargs), keep))
-            return found[0]
-
-        self.epoch.next_epoch_itr = watched
-        train(self.cfg, self.trainer, self.task, self.epoch)
-        self.epoch = self.trainer.get_train_iterator(self.epoch.next_epoch_idx, load_dataset=False)
-        return found[0]
-
-    def _end_workers(self) -> None:
-        gc.collect()
-        for process in multiprocessing.active_children():
-            process.join()
-
-
-class _Waiting:
-    """An iterator of fairseq's that knows how long it was waited for."""
-
-    def __init__(self, batches: Any, keep: bool) -> None:
-        self.batches, self.keep = batches, keep
-        self.n = batches.n
-        self.seconds: list[float] = []
-        self.kept: list[Mapping[str, Any]] = []
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        while self.batches.has_next():
-            start = time.perf_counter()
-            batch = next(self.batches)
-            self.seconds.append(time.perf_counter() - start)
-            if self.keep:
-                self.kept.append(batch)
-            yield batch
-
-
 @contextmanager
 def both_trainings(setting: Setting) -> Iterator[tuple[FairseqTraining, PlainTraining]]:
     """Yield the two trainings, from the same weights."""
     with tempfile.TemporaryDirectory() as folder:
-        ours = FairseqTraining(setting, folder)
+        ours = FairseqTraining(setting.flags(), folder)
         sampler = ReferenceSampler(ours.task.statistics, ours.task.settings("train"))
         yield ours, PlainTraining(ours.model, sampler, setting.batch)
-
-
-def check_agreement(ours: FairseqTraining, plain: PlainTraining) -> dict[str, float]:
-    """Train both on the same batches, an epoch of fairseq's, and return the largest differences.
-
-    Returns:
-        ``loss_difference``, over the loss, and ``parameter_difference``, over how far the parameters have moved.
-
-    Raises:
-        ValueError: the two do not compute the same.
-    """
-    before = {name: value.clone() for name, value in plain.model.state_dict().items()}
-    batches, losses = ours.observed_turn()
-    expected = [plain.update(*batch) for batch in batches]
-    loss = max(abs(own - other) / other for own, other in zip(losses, expected, strict=True))
-    values = ours.model.state_dict()
-    moved = max(float((value - before[name]).abs().max()) for name, value in plain.model.state_dict().items())
-    apart = max(float((value - values[name]).abs().max()) for name, value in plain.model.state_dict().items())
-    found = {"loss_difference": loss, "parameter_difference": apart / moved}
-    if not max(found.values()) <= TOLERANCE:
-        raise ValueError(
-            f"after {len(batches)} updates on the same batches the losses differ by {loss:.2g} and the parameters by "
-            f"{apart / moved:.2g} of their way, more than {TOLERANCE:g}: the two forms do not compute the same"
-        )
-    return found
 
 
 def throughput_rows(setting: Setting, repeats: int) -> list[dict[str, Any]]:
@@ -305,34 +184,9 @@ def throughput_rows(setting: Setting, repeats: int) -> list[dict[str, Any]]:
         repeats: timed turns of each.
 
     Returns:
-        A row a turn and form: ``seconds``, ``sequences_per_second``, ``data_share``, the share of the time in which
-        training waited for a batch or drew it, ``ratio`` to the plain loop of the same turn, and for fairseq's path
-        ``first_batch``, the seconds until the data process had started and made one.
+        Rows as of :func:`turns`, each with the differences of :func:`check_agreement`.
     """
-    rows = []
     with both_trainings(setting) as (ours, plain):
         agreement = check_agreement(ours, plain)
-        for turn in range(repeats):
-            found = {PLAIN: plain.turn(setting.updates), FAIRSEQ: ours.turn()}
-            for form, times in found.items():
-                rows.append(
-                    {"form": form, "turn": turn, "sequences": setting.batch * setting.updates}
-                    | {"sequences_per_second": setting.batch * setting.updates / times["seconds"]}
-                    | {"seconds": times["seconds"], "data_share": times["data_seconds"] / times["seconds"]}
-                    | {"first_batch": times.get("first_batch"), "ratio": found[PLAIN]["seconds"] / times["seconds"]}
-                    | agreement
-                )
-    return rows
-
-
-def medians(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a line for each form: medians over its turns, of the ratio too, whose turns are pairs."""
-    lines = []
-    for form in (PLAIN, FAIRSEQ):
-        mine = [row for row in rows if row["form"] == form]
-        values = {key: float(np.median([row[key] for row in mine])) for key in _MEDIANS}
-        lines.append({"form": form, "turns": len(mine)} | values)
-    return lines
-
-
-_MEDIANS = ("sequences_per_second", "ratio", "data_share")
+        rows = turns(ours, plain, setting.updates, setting.batch * setting.updates, repeats)
+    return [row | agreement for row in rows]

@@ -94,8 +94,8 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(x)
         with no_autocast(x.device):
             parts = zip(groups.parts(qkv), groups.paddings, strict=True)
-            rows = [join_heads(self.mix(self.heads(part), padding)).flatten(0, 1) for part, padding in parts]
-        return self._finish(torch.cat(rows), qkv.dtype)
+            read = [join_heads(self.mix(self.heads(part), padding)) for part, padding in parts]
+        return self._finish(groups.joined(read), qkv.dtype)
 
     def step(
         self, x: Float[Tensor, "B T D"], state: State | None, position: int

@@ -2,7 +2,8 @@
 
 Where lengths are uniform, half of the tokens of a batch are padding, and two thirds of the pairs of tokens have some.
 Sorted by length and cut into a few groups, each padded to its own longest, the rows of all groups stand below each
-other in one matrix: what maps tokens one by one sees that, attention sees the groups, ``b m D`` each.
+other in one matrix: what maps tokens one by one sees that, attention sees the groups, ``b m D`` each. A few rows more,
+which mean nothing, round their number up.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 GROUPS = 6  # more have less padding, but each of their products is smaller
+# on a CPU the library behind ``linear`` prepares itself for each new number of rows, for longer than a product takes
+ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,10 @@ class LengthGroups:
     Attributes:
         order: sequences from the longest to the shortest, ``B``.
         places: where the rows stand in the flat batch, ``R``.
-        shapes: sequences and positions ``(b, m)`` of each group; R is the sum of ``b m``.
+        shapes: sequences and positions ``(b, m)`` of each group.
         paddings: where padding is in each group, ``b m``; None where it has none.
         batch: ``(B, n)``.
+        used: rows of the groups, the sum of ``b m``; the others, up to R, are behind them.
     """
 
     order: Int[Tensor, " B"]
@@ -36,6 +40,7 @@ class LengthGroups:
     shapes: Sequence[tuple[int, int]]
     paddings: Sequence[Bool[Tensor, "b m"] | None]
     batch: tuple[int, int]
+    used: int
 
     @classmethod
     def of(cls, padding: Bool[Tensor, "B n"], most: int = GROUPS) -> LengthGroups:
@@ -55,7 +60,9 @@ class LengthGroups:
             shapes.append((end - start, long))
             places.append((inside[:, None] * width + columns[:long]).flatten())
             paddings.append(padding[inside, :long] if longest[end - 1] < long else None)
-        return cls(order, torch.cat(places), shapes, paddings, (size, width))
+        used = sum(map(len, places))
+        places.append(order.new_zeros(-used % ROWS))
+        return cls(order, torch.cat(places), shapes, paddings, (size, width), used)
 
     def rows(self, x: Tensor) -> Tensor:
         """Return the rows ``R ..`` of ``B n ..``."""
@@ -63,13 +70,22 @@ class LengthGroups:
 
     def parts(self, rows: Float[Tensor, "R D"]) -> Sequence[Float[Tensor, "b m D"]]:
         """Return the groups."""
-        pieces = rows.split([size * long for size, long in self.shapes])
+        pieces = rows[: self.used].split([size * long for size, long in self.shapes])
         return [piece.view(*shape, -1) for piece, shape in zip(pieces, self.shapes, strict=True)]
+
+    def joined(self, parts: Sequence[Float[Tensor, "b m D"]]) -> Float[Tensor, "R D"]:
+        """Put the groups below each other; rows behind them are 0."""
+        rows = [part.flatten(0, 1) for part in parts]
+        return torch.cat([*rows, rows[0].new_zeros(len(self.places) - self.used, rows[0].shape[-1])])
 
     def batched(self, rows: Float[Tensor, "R D"]) -> Float[Tensor, "B n D"]:
         """Return the rows in the batch's own order, 0 where no group reaches."""
         size, width = self.batch
-        return rows.new_zeros(size * width, rows.shape[-1]).index_copy(0, self.places, rows).view(size, width, -1)
+        return (
+            rows.new_zeros(size * width, rows.shape[-1])
+            .index_copy(0, self.places[: self.used], rows[: self.used])
+            .view(size, width, -1)
+        )
 
     def batched_maps(self, maps: Sequence[Float[Tensor, "b H m m"]], fill: float) -> Float[Tensor, "B H n n"]:
         """Return what each group has for pairs of positions in the batch's own order, ``fill`` where none reaches."""

@@ -71,16 +71,16 @@ class SoftmaxAttention(SelfAttention):
         Weights are 0, and scores minus infinity, where the key is padding or the query is outside of its group.
         """
         qkv = self.qkv(x)
-        rows, weights, scores = [], [], []
+        read, weights, scores = [], [], []
         for part, padding in zip(groups.parts(qkv), groups.paddings, strict=True):
             q, k, v = self.features(self.heads(part))
             allowed = self.allowed(q.shape[2], k.shape[2], padding, q.device)
             raw = self.scores(q, k)
             weights.append(self.weigh(raw, allowed))
             scores.append(raw if allowed is None else raw.masked_fill(~allowed, float("-inf")))
-            rows.append(join_heads(dropout(weights[-1], self.dropout, self.training) @ v).flatten(0, 1))
+            read.append(join_heads(dropout(weights[-1], self.dropout, self.training) @ v))
         maps = groups.batched_maps(weights, 0.0), groups.batched_maps(scores, float("-inf"))
-        return self._finish(torch.cat(rows), qkv.dtype), *maps
+        return self._finish(groups.joined(read), qkv.dtype), *maps
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Padding | None) -> Tensor:
         """Return ``B H T V``; the queries are the last positions of the keys."""

@@ -7,15 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq_transnorm.measure.birth_throughput import (
-    FAIRSEQ,
-    PLAIN,
-    Setting,
-    both_trainings,
-    check_agreement,
-    medians,
-    throughput_rows,
-)
+from fairseq_transnorm.measure.birth_throughput import Setting, both_trainings, throughput_rows
+from fairseq_transnorm.measure.paired_training import FAIRSEQ, PLAIN, check_agreement, medians
 from tests.helpers import ROOT
 
 TINY = Setting(str(ROOT / "tests/data/lighthouse.txt"), width=16, length=24, batch=4, held=2, updates=3)
