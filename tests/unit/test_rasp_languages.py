@@ -9,6 +9,7 @@ import torch
 
 from fairseq_transnorm.data import languages
 from fairseq_transnorm.data.languages import definition
+from fairseq_transnorm.data.languages.patterns import placed
 from tests import rasp_reference as slow
 
 MODULES = [module.name for module in iter_modules(languages.__path__)]
@@ -161,30 +162,6 @@ def test_the_example_of_every_module_is_true(name):
     assert not found.failed
 
 
-ADDED = '''
-"""The task ``shift``: every symbol one place to the right."""
-
-from fairseq_transnorm.data.languages import language
-from fairseq_transnorm.data.languages.patterns import placed
-
-
-def attention(codes, real):
-    """Return where the previous position is, for the first one the last."""
-    places = (codes.cumsum(0) * 0 + 1).cumsum(1) % real.sum(1, keepdim=True)
-    return [placed(places) & real[:, None]]
-
-
-@language(alphabets={"_abc": "abc"}, heads={(0, 0): False}, attention=attention)
-def shift(text):
-    """Return each symbol one place to the right, the last one at the beginning.
-
-    >>> shift("abc")
-    ['c', 'a', 'b']
-    """
-    return [text[-1], *text[:-1]]
-'''
-
-
 @pytest.fixture
 def own_languages(monkeypatch):
     """Languages registered in a test go with it."""
@@ -192,12 +169,20 @@ def own_languages(monkeypatch):
 
 
 def test_a_language_is_one_registered_function(own_languages):
-    exec(compile(ADDED, "shift.py", "exec"), {"__name__": "shift"})
+    @languages.language(alphabets={"_abc": "abc"}, filler=True, heads={(0, 0): False}, attention=before)
+    def shift(text):
+        return [languages.BOS, *text[:-1]]
+
     assert languages.names()[-4:] == [f"shift_abc{end}" for end in ("", "_with_attns", "_bos", "_bos_with_attns")]
     language = languages.get("shift_abc_bos_with_attns")
-    assert language.outputs("abc") == ["§", "c", "a", "b"]
+    assert language.outputs("abc") == ["§", "§", "a", "b"]
     assert (language.classes, language.needs) == (("a", "b", "c", "§"), (1, 1))
-    assert matrices(language, "abc") == ["1000 0001 0100 0010"]
+    assert matrices(language, "abc") == ["1000 0000 0100 0010"]
+    assert not languages.get("shift_abc_bos").supervised
+
+
+def before(codes, real):
+    return [placed(torch.arange(codes.shape[1]).expand_as(codes) + 1)]
 
 
 def test_what_cannot_be_registered(own_languages):
