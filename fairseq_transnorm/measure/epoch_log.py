@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ RESULTS = "results.json"
 # losses in nats: all, of the outputs, of the attention; shares of tokens, the mean of those of batches, of samples
 METRICS = ("loss", "seq_loss", "attn_loss", "accuracy", "accuracy_batchmean", "seq_accuracy")
 SPLITS = ("train", "valid", "test")
-INTERRUPTED = "stopped training - interrupted by user"
+INTERRUPTED = "interrupted by user"  # why training ended
 _OPTIMIZATION = ("lr", "max_epoch", "max_update", "update_freq", "clip_norm")
 
 
@@ -56,9 +57,20 @@ def read_records(path: Path) -> Lines:
     return read_lines(path, check, "record of an epoch")
 
 
+def read_written(folder: Path) -> list[Record]:
+    """Return the records of a save folder, none where it has no file of them; errors as of :func:`read_records`."""
+    return read_records(folder / FILE).records if (folder / FILE).is_file() else []
+
+
 def read_epochs(path: str | Path) -> list[Record]:
     """Return the records of a run in their order; arguments and errors as of :func:`read_file`."""
     return read_file(path, FILE, read_records, "train with --task rasp_lang")
+
+
+def saved(records: Sequence[Record], evaluated: Record | None) -> list[Record]:
+    """Return the records, without the mark of a best model after that of ``checkpoint_best.pt``: it was never saved."""
+    last = evaluated["updates"] if evaluated else 0
+    return [record | {"best": record["best"] and record["updates"] <= last} for record in records]
 
 
 class EpochLog:
@@ -79,7 +91,7 @@ class EpochLog:
     def __init__(self, folder: Path, updates: int, epoch: int) -> None:
         self.folder = folder
         self.file = LinesFile(folder / FILE, updates, read_records, lambda record: record["epoch"] < epoch)
-        self.records = read_records(folder / FILE).records if (folder / FILE).is_file() else []
+        self.records = read_written(folder)
 
     def write(self, record: Record) -> None:
         """Append a record; errors as of :meth:`LinesFile.write`."""
@@ -93,7 +105,7 @@ def run_arguments(config: Mapping[str, Any]) -> Record:
     Args:
         config: fairseq's whole config, as dictionaries; a checkpoint has it under ``cfg``.
     """
-    parts = {part: dict(config.get(part) or {}) for part in ("task", "model", "criterion", "lr_scheduler", "optimizer")}
+    parts = {part: _options(config.get(part)) for part in ("task", "model", "criterion", "lr_scheduler", "optimizer")}
     parts["optimization"] = {name: config["optimization"].get(name) for name in _OPTIMIZATION}
     parts["dataset"] = {"batch_size": config["dataset"].get("batch_size")}
     parts["common"] = {"seed": config["common"].get("seed")}
@@ -111,6 +123,11 @@ def run_arguments(config: Mapping[str, Any]) -> Record:
     return found
 
 
+def _options(part: Any) -> Record:
+    """Return a part of fairseq's config, which is a Namespace for optimizers such as sgd."""
+    return dict(vars(part) if isinstance(part, Namespace) else part or {})
+
+
 def results(arguments: Record, records: Sequence[Record], stop_reason: str | None, evaluated: Record | None) -> Record:
     """Return what ``results.json`` holds.
 
@@ -118,7 +135,7 @@ def results(arguments: Record, records: Sequence[Record], stop_reason: str | Non
         arguments: of :func:`run_arguments`.
         records: of the epochs.
         stop_reason: why training ended; None where nobody knows.
-        evaluated: checkpoint, updates and numbers of the splits; None where no model was evaluated.
+        evaluated: name and updates of a checkpoint, numbers of the splits; None where no model was evaluated.
     """
     return {
         "language": arguments["language"],
@@ -156,8 +173,8 @@ def write_prints(folder: Path, found: Record, records: Sequence[Record], sizes: 
     if found["stop_reason"] is None:
         lines.append(f"so far {seconds}")
     else:
-        lines += [found["stop_reason"], f"total time {seconds}"]
-        lines += ["no model was evaluated"] if evaluated is None else _evaluated(evaluated)
+        lines += [f"stopped training - {found['stop_reason']}", f"total time {seconds}"]
+        lines += describe(evaluated)
     with whole_file(folder / PRINTS) as unfinished:
         unfinished.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
@@ -178,7 +195,10 @@ def _epoch(record: Record) -> list[str]:
     return [*lines, "  saved as best model"] if record["best"] else lines
 
 
-def _evaluated(evaluated: Record) -> list[str]:
+def describe(evaluated: Record | None) -> list[str]:
+    """Return lines that say what ``results.json`` has as ``evaluated``."""
+    if evaluated is None:
+        return ["no model was evaluated"]
     lines = [f"{evaluated['checkpoint']} ({evaluated['updates']} updates) in evaluation mode"]
     return lines + [f"  {split:5} {_metrics(evaluated[split])}" for split in SPLITS if split in evaluated]
 

@@ -62,6 +62,8 @@ class EpochLogMixin:
             self._trainer, self._epochs = trainer, EpochLog(folder, updates, self._epoch_number)
             with whole_file(folder / DATASET_PRINTS) as unfinished:
                 unfinished.write_text(dataset_prints(self), encoding="utf-8")
+            self._write_prints()
+        self._epoch_start = time.perf_counter()
 
     def begin_epoch(self, epoch: int, model: nn.Module) -> None:
         """Note the time."""
@@ -96,8 +98,12 @@ class EpochLogMixin:
         }
         with held():
             self._epochs.write(record)
-            found = results(arguments(self._trainer.cfg), self._epochs.records, None, None)
-            write_prints(self._epochs.folder, found, self._epochs.records, sizes(self))
+            self._write_prints()
+
+    def _write_prints(self) -> None:
+        assert self._epochs is not None
+        found = results(arguments(self._trainer.cfg), self._epochs.records, None, None)
+        write_prints(self._epochs.folder, found, self._epochs.records, sizes(self))
 
 
 def unrounded(meters: MetersDict) -> Dict[str, Optional[float]]:
@@ -124,7 +130,8 @@ def sizes(task: Any) -> Dict[str, int]:
 def dataset_prints(task: Any) -> str:
     """Return the text of ``dataset_prints.txt``: sizes and lengths of the splits, what they share, a sample of each."""
     language = task.language
-    texts = {split: task.samples.draw(language.sampler, split) for split in SPLITS}
+    made = {split: dataset.texts for split, dataset in task.datasets.items()}
+    texts = {split: made.get(split) or task.samples.draw(language.sampler, split) for split in SPLITS}
     known = set(texts["train"])
     lines = [f"language {language.name}, task {language.task}"]
     lines += [f"alphabet of {len(language.alphabet)} symbols: {''.join(language.alphabet)!r}"]
