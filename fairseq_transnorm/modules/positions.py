@@ -89,7 +89,7 @@ class SinusoidalPositions(nn.Module):
             table[self.padding_idx] = 0.0
         return table.to(torch.get_default_dtype())
 
-    def forward(self, positions: Int[Tensor, "B T"], first_unused: int) -> Float[Tensor, "B T D"]:
+    def forward(self, positions: Int[Tensor, "*B"], first_unused: int) -> Float[Tensor, "*B D"]:
         """Return the rows of ``positions``, all below ``first_unused``."""
         if first_unused > len(self.table):
             grown = self._build(max(first_unused, 2 * len(self.table)))
@@ -112,6 +112,6 @@ class LearnedPositions(nn.Module):
         self.embedding = nn.Embedding(max_positions + first_position(padding_idx), dim, padding_idx)
         draw_normal(self.embedding, std=dim**-0.5 if std is None else std)
 
-    def forward(self, positions: Int[Tensor, "B T"], first_unused: int) -> Float[Tensor, "B T D"]:
+    def forward(self, positions: Int[Tensor, "*B"], first_unused: int) -> Float[Tensor, "*B D"]:
         """Return the rows of ``positions``, all below ``first_unused``."""
         return self.embedding(positions)
