@@ -38,7 +38,7 @@ class LengthGroups:
     order: Int[Tensor, " B"]
     places: Int[Tensor, " R"]
     shapes: Sequence[tuple[int, int]]
-    paddings: Sequence[Bool[Tensor, "b m"] | None]
+    paddings: Sequence[Bool[Tensor, "_ _"] | None]
     batch: tuple[int, int]
     used: int
 
@@ -68,12 +68,12 @@ class LengthGroups:
         """Return the rows ``R ..`` of ``B n ..``."""
         return x.flatten(0, 1)[self.places]
 
-    def parts(self, rows: Float[Tensor, "R D"]) -> Sequence[Float[Tensor, "b m D"]]:
+    def parts(self, rows: Float[Tensor, "R D"]) -> Sequence[Float[Tensor, "_ _ D"]]:
         """Return the groups."""
         pieces = rows[: self.used].split([size * long for size, long in self.shapes])
         return [piece.view(*shape, -1) for piece, shape in zip(pieces, self.shapes, strict=True)]
 
-    def joined(self, parts: Sequence[Float[Tensor, "b m D"]]) -> Float[Tensor, "R D"]:
+    def joined(self, parts: Sequence[Float[Tensor, "_ _ D"]]) -> Float[Tensor, "R D"]:
         """Put the groups below each other; rows behind them are 0."""
         rows = [part.flatten(0, 1) for part in parts]
         return torch.cat([*rows, rows[0].new_zeros(len(self.places) - self.used, rows[0].shape[-1])])
@@ -87,7 +87,7 @@ class LengthGroups:
             .view(size, width, -1)
         )
 
-    def batched_maps(self, maps: Sequence[Float[Tensor, "b H m m"]], fill: float) -> Float[Tensor, "B H n n"]:
+    def batched_maps(self, maps: Sequence[Float[Tensor, "_ H _ _"]], fill: float) -> Float[Tensor, "B H n n"]:
         """Return what each group has for pairs of positions in the batch's own order, ``fill`` where none reaches."""
         width = self.batch[1]
         padded = [F.pad(x, (0, width - x.shape[-1], 0, width - x.shape[-2]), value=fill) for x in maps]

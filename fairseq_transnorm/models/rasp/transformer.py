@@ -214,6 +214,7 @@ def build_layer(cfg: Any) -> TransformerLayer:
     dim = cfg.rasp_dim
     attn = build_attention(cfg)
     nn.init.xavier_uniform_(attn.qkv.weight)
+    nn.init.zeros_(attn.qkv.bias)
     nn.init.kaiming_uniform_(attn.out.weight, a=math.sqrt(5))
     ffn = FeedForward(dim, cfg.rasp_ffn_dim or 2 * dim, "relu", dropout=cfg.dropout)
     return TransformerLayer(attn, ffn, nn.LayerNorm(dim), nn.LayerNorm(dim), cfg.dropout, norm_placement="post")
