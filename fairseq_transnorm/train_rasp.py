@@ -84,8 +84,6 @@ def read_options(argv: list[str]) -> Any:
     if not any(text == "--user-dir" or text.startswith("--user-dir=") for text in argv):
         argv = [*argv, "--user-dir", USER_DIR]
     sys.argv = [PROG, *argv]
-    level = os.environ.get("LOGLEVEL", "INFO").upper()
-    logging.basicConfig(format=FORMAT, datefmt="%Y-%m-%d %H:%M:%S", level=level, stream=sys.stdout, force=True)
     cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), argv))
     if cfg.task._name != TASK:
         raise ValueError(f"--task {cfg.task._name}: this command trains {TASK} alone; for others take fairseq-train")
@@ -151,6 +149,8 @@ def stop_reason(cfg: Any, records: Sequence[Record], interrupted: bool) -> str:
 
 
 if __name__ == "__main__":
+    log_level = os.environ.get("LOGLEVEL", "INFO").upper()
+    logging.basicConfig(format=FORMAT, datefmt="%Y-%m-%d %H:%M:%S", level=log_level, stream=sys.stdout, force=True)
     exit_status = main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is written
     sys.exit(exit_status)

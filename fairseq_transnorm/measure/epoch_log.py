@@ -211,4 +211,7 @@ def _metrics(values: Record) -> str:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:.6g}"
+    return repr(value) if short == "1" and value != 1 else short  # all right, or nearly all, is not the same

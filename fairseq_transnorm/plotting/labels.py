@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-_LOGS = {"norms.jsonl", "probes.jsonl"}  # what training writes, whatever the run
+_LOGS = {"norms.jsonl", "probes.jsonl", "epochs.jsonl"}  # what training writes, whatever the run
 
 _LONGEST = 240  # bytes of a name; file systems take 255
 _VISIBLE = {"\n": "↵", " ": "␣", "\t": "⇥"}

@@ -52,13 +52,12 @@ class EpochLogMixin:
             ValueError: the file of a run that goes on is damaged.
         """
         folder, updates = Path(trainer.cfg.checkpoint.save_dir), trainer.get_num_updates()
-        if trainer.is_data_parallel_master:
-            if not updates:  # what is evaluated, or gone back to, must be of this run
-                for name in ("checkpoint_best.pt", "checkpoint_last.pt", RESULTS):
-                    set_aside(folder / name)
-            (folder / RESULTS).unlink(missing_ok=True)  # of when this run was stopped
+        if trainer.is_data_parallel_master and not updates:  # what is evaluated, or gone back to, must be of this run
+            for name in ("checkpoint_best.pt", "checkpoint_last.pt", RESULTS):
+                set_aside(folder / name)
         super().begin_training(trainer)  # type: ignore[misc]
         if trainer.is_data_parallel_master:
+            (folder / RESULTS).unlink(missing_ok=True)  # of when this run was stopped
             self._trainer, self._epochs = trainer, EpochLog(folder, updates, self._epoch_number)
             with whole_file(folder / DATASET_PRINTS) as unfinished:
                 unfinished.write_text(dataset_prints(self), encoding="utf-8")
