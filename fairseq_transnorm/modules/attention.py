@@ -94,7 +94,7 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(x)
         with no_autocast(x.device):
             parts = zip(groups.parts(qkv), groups.paddings, strict=True)
-            read = [join_heads(self.mix(self.heads(part), padding)) for part, padding in parts]
+            read = [join_heads(self.mix_group(self.heads(part), padding)) for part, padding in parts]
         return self._finish(groups.joined(read), qkv.dtype)
 
     def step(
@@ -163,6 +163,10 @@ class SelfAttention(nn.Module):
     def mix(self, heads: Tensor, key_padding_mask: Padding | None) -> Tensor:
         """Return ``B H T V`` from the heads of whole sequences, ``B T 3H K``."""
         raise NotImplementedError
+
+    def mix_group(self, heads: Tensor, key_padding_mask: Padding | None) -> Tensor:
+        """Return what ``mix`` does, for a group of short sequences."""
+        return self.mix(heads, key_padding_mask)
 
     def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: State | None, position: int) -> tuple[Tensor, State]:
         """Return ``B H T V`` from new positions, and what to remember."""

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .activations import get_activation
-from .dropout import dropout
 from .linear import Linear
 from .recompute import by_segments, in_parts, recompute
+
+Dropout = Callable[..., Tensor]  # of numbers, probability and whether there is any: F.dropout, or a faster one
 
 
 class TwoStageFeedForward(nn.Module):
@@ -23,8 +24,8 @@ class TwoStageFeedForward(nn.Module):
         """Return the wide hidden channels, before the activation."""
         raise NotImplementedError
 
-    def narrow(self, hidden: Tensor) -> Tensor:
-        """Return the sublayer's output from what ``widen`` returned."""
+    def narrow(self, hidden: Tensor, drop: Dropout = F.dropout) -> Tensor:
+        """Return the sublayer's output from what ``widen`` returned; ``drop`` makes dropout."""
         raise NotImplementedError
 
     def forward(
@@ -71,11 +72,11 @@ class GatedFeedForward(TwoStageFeedForward):
         """Return gate and value, before the activation."""
         return self.gate_and_value(x)
 
-    def narrow(self, hidden: Float[Tensor, "*rows twoF"]) -> Float[Tensor, "*rows D"]:
+    def narrow(self, hidden: Float[Tensor, "*rows twoF"], drop: Dropout = F.dropout) -> Float[Tensor, "*rows D"]:
         """Return the sublayer's output from what ``widen`` returned."""
         if self.dropout and self.training:
             gate, value = hidden.chunk(2, dim=-1)
-            product = F.dropout(self.activation(gate), self.dropout) * value
+            product = drop(self.activation(gate), self.dropout) * value
         else:
             rows = hidden.flatten(0, -2)
             product = by_segments(self._product, (rows,)).view(*hidden.shape[:-1], -1)
@@ -110,6 +111,6 @@ class FeedForward(TwoStageFeedForward):
         """Return the hidden channels, before the activation."""
         return self.inner(x)
 
-    def narrow(self, hidden: Float[Tensor, "*rows F"]) -> Float[Tensor, "*rows D"]:
+    def narrow(self, hidden: Float[Tensor, "*rows F"], drop: Dropout = F.dropout) -> Float[Tensor, "*rows D"]:
         """Return the sublayer's output from what ``widen`` returned."""
-        return self.out(dropout(self.activation(hidden), self.dropout, self.training))
+        return self.out(drop(self.activation(hidden), self.dropout, self.training))

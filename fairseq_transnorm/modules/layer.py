@@ -105,7 +105,7 @@ class TransformerLayer(nn.Module):
             change = self.attn.forward_groups(before, groups)
         x = self._add_rows(self.attn_norm, x, change)
         wide = self.ffn.widen(self._before(self.ffn_norm, x))
-        return self._add_rows(self.ffn_norm, x, self.ffn.narrow(wide)), both
+        return self._add_rows(self.ffn_norm, x, self.ffn.narrow(wide, dropout)), both
 
     def step(
         self, x: Float[Tensor, "B T D"], state: State | None, position: int

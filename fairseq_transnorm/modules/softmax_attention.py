@@ -63,6 +63,12 @@ class SoftmaxAttention(SelfAttention):
             k, v = torch.cat([state[0], k], dim=2), torch.cat([state[1], v], dim=2)
         return self.attend(q, k, v, None), (k, v)
 
+    def mix_group(self, heads: Tensor, key_padding_mask: Padding | None) -> Tensor:
+        if not (self.training and self.dropout):
+            return self.mix(heads, key_padding_mask)
+        q, k, v = self.features(heads)  # torch has no fused kernel with dropout for a CPU
+        return dropout(self.dense_weights(q, k, key_padding_mask), self.dropout) @ v
+
     def forward_groups_with_maps(
         self, x: Float[Tensor, "R D"], groups: LengthGroups
     ) -> tuple[Float[Tensor, "R D"], Float[Tensor, "B H n n"], Float[Tensor, "B H n n"]]:
@@ -76,8 +82,8 @@ class SoftmaxAttention(SelfAttention):
             q, k, v = self.features(self.heads(part))
             allowed = self.allowed(q.shape[2], k.shape[2], padding, q.device)
             raw = self.scores(q, k)
-            weights.append(self.weigh(raw, allowed))
             scores.append(raw if allowed is None else raw.masked_fill(~allowed, float("-inf")))
+            weights.append(self.weigh(scores[-1], None))  # each query has a key
             read.append(join_heads(dropout(weights[-1], self.dropout, self.training) @ v))
         maps = groups.batched_maps(weights, 0.0), groups.batched_maps(scores, float("-inf"))
         return self._finish(groups.joined(read), qkv.dtype), *maps
@@ -85,9 +91,6 @@ class SoftmaxAttention(SelfAttention):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Padding | None) -> Tensor:
         """Return ``B H T V``; the queries are the last positions of the keys."""
         probability = self.dropout if self.training else 0.0
-        if probability and q.device.type == "cpu":  # torch has no fused kernel for this
-            allowed = self.allowed(q.shape[2], k.shape[2], key_padding_mask, q.device)
-            return dropout(self.weigh(self.scores(q, k), allowed), probability) @ v
         if key_padding_mask is None and q.shape[2] == k.shape[2]:
             return F.scaled_dot_product_attention(
                 q, k, v, dropout_p=probability, is_causal=self.causal, scale=self.scale
