@@ -196,3 +196,6 @@ def test_what_cannot_be_registered(own_languages):
     languages.language(name="short", alphabets={"": "ab"})(lambda text: text[1:])
     with pytest.raises(ValueError, match="short returned 1 outputs for the 2 symbols of 'ab'; a task returns one for"):
         languages.get("short").outputs("ab")
+    languages.language(name="idle", alphabets={"": "ab"}, heads={(0, 0): True, (1, 0): True}, attention=before)(list)
+    with pytest.raises(ValueError, match="idle made 1 target matrices for its 2 heads"):
+        matrices(languages.get("idle"), "ab")

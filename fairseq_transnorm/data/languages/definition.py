@@ -27,7 +27,7 @@ Registered = TypeVar("Registered", bound=Function)
 _languages: dict[str, Language] = {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Language:
     """A task over one alphabet.
 
@@ -131,7 +131,7 @@ class Language:
             lengths: tokens of each sample.
 
         Raises:
-            ValueError: the task has no targets.
+            ValueError: the task has no targets, or makes another number of matrices than it has heads.
         """
         if self.attention is None:
             raise ValueError(f"{self.task}, the task of {self.name}, has no attention targets")
@@ -140,6 +140,8 @@ class Language:
         real = torch.arange(T, device=tokens.device) < lengths[:, None]
         codes = self._codes.to(tokens.device)[tokens[:, start:]]
         made = self.attention(codes, real[:, start:])
+        if len(made) != len(self.heads):
+            raise ValueError(f"{self.task} made {len(made)} target matrices for its {len(self.heads)} heads")
         targets = torch.zeros(B, len(self.heads), T, T, dtype=torch.bool, device=tokens.device)
         cells = real[:, start:, None] & real[:, None, start:]
         for number, (matrix, column) in enumerate(zip(made, self.heads.values(), strict=True)):
