@@ -126,8 +126,6 @@ def grouped(rows: Rows, *names: str) -> dict[tuple[Any, ...], Rows]:
 
 
 def draw(rows: Rows, stem: str, options: argparse.Namespace) -> list[str]:
-    if options.vmin is not None and options.vmax is not None and options.vmin >= options.vmax:
-        raise ValueError(f"--vmin {options.vmin:g} is not below --vmax {options.vmax:g}")
     stems, blocks = [], []
     wanted = list(KINDS) if options.kind == "both" else [options.kind]
     for (language, sequence), some in grouped(rows, "language", "sequence").items():
@@ -213,7 +211,9 @@ def limits(values: list[np.ndarray], kind: str, attention: str, options: argpars
         else:
             low, high = 0.0, high if attention == LINEAR else 1.0
     low, high = (given if given is not None else own for given, own in ((options.vmin, low), (options.vmax, high)))
-    return (low, max(low, high)) if options.vmax is None else (min(low, high), high)
+    if low < high:
+        return low, high
+    return (low, low + 1) if options.vmax is None else (high - 1, high)
 
 
 def draw_map(ax: Axes, rows: Rows, values: np.ndarray, ends: tuple[float, float], inches: float) -> AxesImage:
@@ -335,6 +335,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(
             "nothing to draw: give --path, and --sequence or --sequence-file; or --table with an earlier table"
         )
+    if None not in (options.vmin, options.vmax) and options.vmin >= options.vmax:
+        parser.error(f"--vmin {options.vmin:g} is not below --vmax {options.vmax:g}")
     return run_analysis(
         parser, argv, measure, draw, columns=COLUMNS, summary=summary, need_inputs=False, verdict=verdict
     )

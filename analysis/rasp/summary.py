@@ -14,6 +14,7 @@ named and left out, and the exit status is 3.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from fairseq_transnorm.measure.language_runs import CHECKPOINTS, accuracy_text, 
 from fairseq_transnorm.plotting import at_least, format_markdown, save_csv, save_text
 
 Rows = list[dict[str, Any]]
+OUTPUT = "output of "  # a column's name, before the input
 TEXT = ("id", "language", "attention", "position", "stop_reason")
 
 
@@ -35,13 +37,13 @@ def add_outputs(rows: Rows, folders: dict[str, Path], inputs: list[str]) -> list
     """
     failures = []
     for row in rows:
-        row |= {f"output of {text!r}": None for text in inputs}
+        row |= {f"{OUTPUT}{text!r}": None for text in inputs}
         try:
             run = load_language_run(folders[row["id"]] / CHECKPOINTS["best"])
         except (OSError, ValueError) as error:
             failures.append(str(error))
             continue
-        row |= {f"output of {text!r}": outputs_for(run, text) for text in inputs}
+        row |= {f"{OUTPUT}{text!r}": outputs_for(run, text) for text in inputs}
     return failures
 
 
@@ -51,22 +53,20 @@ def shown(column: str, value: Any) -> str:
         return "not evaluated" if column.startswith("test_") else "-"
     if "accuracy" in column:
         return accuracy_text(value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+    return f"{value:.4g}" if isinstance(value, float) else plain(str(value))
+
+
+def plain(text: str) -> str:
+    """Return a text so that Markdown shows it as it is."""
+    return re.sub(r"[\\`*<|~\[\]]", r"\\\g<0>", text)
 
 
 def readable(rows: Rows, without: tuple[str, ...] = ()) -> str:
     """Return rows as a Markdown table without some columns."""
-    lines = [
-        {
-            name.replace("_", " ") if name.isidentifier() else name: shown(name, row[name])
-            for name in row
-            if name not in without
-        }
-        for row in rows
-    ]
-    return format_markdown(
-        lines, [name for name in lines[0] if name.replace(" ", "_") in TEXT or name.startswith("output of")]
-    )
+    columns = [name for name in rows[0] if name not in without]
+    names = {name: plain(name if name.startswith(OUTPUT) else name.replace("_", " ")) for name in columns}
+    lines = [{names[name]: shown(name, row[name]) for name in columns} for row in rows]
+    return format_markdown(lines, [names[name] for name in columns if name in TEXT or name.startswith(OUTPUT)])
 
 
 def tables(rows: Rows, groups: Rows) -> str:

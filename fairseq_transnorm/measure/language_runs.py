@@ -129,7 +129,8 @@ def accuracy_text(value: float | None) -> str:
     """
     if value is None:
         return "not evaluated"
-    return "1.0-" if value < 1 and round(value, 5) == 1 else str(round(value, 5))
+    text = f"{value:.5f}".rstrip("0")
+    return "1.0-" if value < 1 and text == "1." else text + "0" * text.endswith(".")
 
 
 def run_rows(found: Iterable[Found], at_epoch: int, group_epoch: int) -> Runs:
@@ -155,7 +156,8 @@ def run_rows(found: Iterable[Found], at_epoch: int, group_epoch: int) -> Runs:
             skipped.append(f"{folder}: {error}")
     if not rows:
         raise ValueError("no run can be read: " + "; ".join(skipped))
-    return Runs(sorted(rows, key=lambda row: (row["language"], row["layers"], row["heads"], row["id"])), skipped)
+    rows.sort(key=lambda row: (row["language"], row["layers"] or 0, row["heads"] or 0, row["id"]))
+    return Runs(rows, skipped)
 
 
 def group_rows(rows: Iterable[Row], group_epoch: int) -> list[Row]:
@@ -197,8 +199,10 @@ def _run_row(folder: Path, at_epoch: int, group_epoch: int) -> Row:
     row: Row = {"language": arguments["language"]}
     row |= {name: arguments.get(key) for name, key in _SETTINGS.items()}
     row |= {f"test_{name}": evaluated(results, "test", name) for name in ("accuracy", "seq_accuracy", "loss")}
-    row |= {"epochs": results["epochs"] if results else max(records, default=0)}
-    row |= {name: results[name] if results else None for name in ("best_epoch", "stop_reason")}
+    best = [epoch for epoch, record in records.items() if record["best"]]
+    row |= {"epochs": results["epochs"] if results else max(records, default=None)}
+    row |= {"best_epoch": results["best_epoch"] if results else max(best, default=None)}
+    row |= {"stop_reason": results["stop_reason"] if results else None}
     row |= after(at_epoch, "train", "accuracy") | after(at_epoch, "valid", "accuracy")
     return row | after(group_epoch, "valid", "loss") | after(group_epoch, "valid", "accuracy")
 
