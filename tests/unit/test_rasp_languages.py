@@ -97,9 +97,12 @@ def test_padding_has_no_target_and_changes_none():
 
 
 def test_names_are_the_usable_ones():
-    assert sorted(languages.names()) == sorted(slow.NAMES)
-    assert len(languages.names()) == 80
-    for language in languages.every():
+    """Of these tasks; who adds another need not change this."""
+    tasks = {*slow.TASKS, *(f"dyck{k}_ptf" for k in range(1, 9))}
+    ours = [language for language in languages.every() if language.task in tasks]
+    assert sorted(language.name for language in ours) == sorted(slow.NAMES)
+    assert len(ours) == 80
+    for language in ours:
         assert languages.get(language.name) is language
         assert "".join(language.alphabet) == slow.alphabet(language.name)
         assert language.symbols == (*language.alphabet, "§")
