@@ -22,7 +22,7 @@ from typing import Any
 from fairseq_transnorm.measure.commands import quiet
 from fairseq_transnorm.measure.language_attention import load_language_run, outputs_for
 from fairseq_transnorm.measure.language_runs import CHECKPOINTS, accuracy_text, find_folders, group_rows, run_rows
-from fairseq_transnorm.plotting import at_least, format_markdown, save_csv, save_text
+from fairseq_transnorm.plotting import at_least, format_markdown, run_tables, save_csv, save_text
 
 Rows = list[dict[str, Any]]
 OUTPUT = "output of "  # a column's name, before the input
@@ -105,24 +105,20 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     options = parser.parse_args(argv)
     quiet()
-    try:
+
+    def make() -> tuple[str, list[str]]:
         found = find_folders(options.folders, options.must_contain)
         rows, skipped = run_rows(found, options.at_epoch, options.group_epoch)
-        if options.input:
-            skipped += add_outputs(rows, dict(found), options.input)
+        failures = add_outputs(rows, dict(found), options.input) if options.input else []
         groups = group_rows(rows, options.group_epoch)
         text = tables(rows, groups)
         save_csv(f"{options.out}_runs.csv", rows)
         save_csv(f"{options.out}_groups.csv", groups)
         save_text(f"{options.out}.md", text)
-    except (OSError, ValueError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 1
-    print(text)
-    print(f"wrote {options.out}.md, {options.out}_runs.csv and {options.out}_groups.csv")
-    if skipped:
-        print(f"{parser.prog}: left out {len(skipped)}:\n" + "\n".join(skipped), file=sys.stderr)
-    return 3 if skipped else 0
+        wrote = f"wrote {options.out}.md, {options.out}_runs.csv and {options.out}_groups.csv"
+        return f"{text}\n{wrote}", skipped + failures
+
+    return run_tables(parser.prog, make)
 
 
 if __name__ == "__main__":

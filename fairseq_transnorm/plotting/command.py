@@ -118,6 +118,24 @@ def run_analysis(
     return 0 if failure is None else 3
 
 
+def run_tables(prog: str, make: Callable[[], tuple[str, Sequence[str]]]) -> int:
+    """Make tables and print them; return the exit status, 3 where something is left out of them, 1 for an error.
+
+    Args:
+        prog: name of the command, for messages.
+        make: writes the tables; returns what to print, and what is wrong with each that is left out.
+    """
+    try:
+        text, skipped = make()
+    except (OSError, ValueError, ImportError) as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return 1
+    print(text)
+    if skipped:
+        print(f"{prog}: left out {len(skipped)}:\n" + "\n".join(skipped), file=sys.stderr)
+    return 3 if skipped else 0
+
+
 def run_criteria(prog: str, check: Callable[[], list[dict[str, Any]]], out: Path) -> int:
     """Check, print and keep a table of criteria; return the exit status, 3 where one is missed, 1 for an error.
 

@@ -198,3 +198,20 @@ def test_a_run_that_cannot_be_read_is_left_out_of_the_tables(runs, tmp_path, cap
     assert "| good |" in (tmp_path / "all.md").read_text()
     assert call(main, tmp_path / "runs/cut", "--out", tmp_path / "none") == 1
     assert not (tmp_path / "none.md").exists()
+
+
+def test_target_masses(runs, tmp_path, capsys):
+    main = runpy.run_path(str(ROOT / "analysis/rasp/target_mass.py"))["main"]
+    flags = ["--sequences", 3, "--min-length", 2, "--out", tmp_path / "mass.json"]
+    assert call(main, "--path", runs / "sort", *flags) == 3
+    out, err = capsys.readouterr()
+    assert "left out 1:\n" in err
+    assert "sort/linear/checkpoint_best.pt: linear attention has no distribution" in err
+    rows = json.loads((tmp_path / "mass.json").read_text())["rows"]
+    assert [(row["model"], row["layer"], row["head"], row["sequences"]) for row in rows] == [
+        ("supervised", 0, 0, 3),
+        ("supervised", 1, 0, 3),
+    ]
+    assert f"{rows[0]['target_mass']:.4g}" in out
+    assert call(main, "--path", runs / "bos", *flags) == 1
+    assert "reverse_10_bos has no program" in capsys.readouterr().err
