@@ -56,7 +56,7 @@ def peek(language: Language, samples: Samples, split: str, start: int, stop: int
         )
     for number, text in enumerate(samples.draw(language.sampler, split, indices[start:stop]), start):
         tokens = torch.tensor([language.encode(text)])
-        print(f"{split} {number}, index {indices[number]}, {tokens.shape[1]} tokens")
+        print(f"{split} {number}, index {indices[number]}, {_count(tokens.shape[1], 'token')}")
         rows = [list(map(visible, row)) for row in (language.with_bos(text), language.outputs(text))]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for name, row in zip(("input ", "target"), rows, strict=True):
