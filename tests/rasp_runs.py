@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def last(folder: Path) -> dict[str, torch.Tensor]:
     return checkpoint_utils.load_checkpoint_to_cpu(str(folder / "checkpoint_last.pt"))["model"]
 
 
-def epochs(folder: Path) -> list[dict[str, object]]:
+def epochs(folder: Path) -> list[dict[str, Any]]:
     """What the task wrote of each epoch, without the time."""
     records = list(map(json.loads, (folder / "epochs.jsonl").read_text().splitlines()))
     return [{name: value for name, value in record.items() if name != "seconds"} for record in records]

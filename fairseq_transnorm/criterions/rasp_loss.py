@@ -79,8 +79,8 @@ class RaspLoss(FairseqCriterion):
             weights = head_weights(extra["attn"], self.language.program_heads, target.shape[1])
             attn_loss = [squared_differences(weights.float(), sample["attention_targets"], lengths).mean(1).sum()]
             loss = seq_loss + self.attn_loss_weight * attn_loss[0]
-        right = logits.detach().argmax(-1) == target
-        correct, tokens, all_right = (right & real).sum(), lengths.sum(), (right | ~real).all(1).sum()
+        right = logits.detach().argmax(-1) == target  # never at padding, which is no class
+        correct, tokens, all_right = right.sum(), lengths.sum(), (right | ~real).all(1).sum()
         sums = [loss, seq_loss, correct, tokens, correct.double() / tokens, all_right, *attn_loss]
         log = {
             "rasp_sums": torch.stack([value.detach().double() for value in sums]),
