@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from types import FrameType
 
 COMMAND = "fairseq_transnorm.train_rasp"  # an entry point that takes interrupts itself
@@ -72,6 +73,5 @@ interrupts = Interrupts()
 
 def take_early() -> None:
     """Take interrupts from now on where this process was started as ``python -m fairseq_transnorm.train_rasp``."""
-    given = sys.orig_argv
-    if COMMAND in given and given[given.index(COMMAND) - 1] == "-m":
+    if ("-m", COMMAND) in pairwise(sys.orig_argv):
         interrupts.take()

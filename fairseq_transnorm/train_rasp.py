@@ -129,7 +129,7 @@ def finish(cfg: Any, folder: Path, paths: Sequence[Path], interrupted: bool) -> 
         run = load_first(paths, "cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu")
         print(f"{PROG}: evaluating {run.path}", flush=True)
         evaluated = evaluate(run)
-        records = saved(records, evaluated)
+    records = saved(records, evaluated)
     with held():
         write_results(folder, task, results(settings, records, reason, evaluated), records)
     print("\n".join([*describe(evaluated), f"wrote {folder}/results.json"]), flush=True)

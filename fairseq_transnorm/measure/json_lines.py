@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,8 +102,7 @@ class LinesFile:
         kept = [record for record in records if keep(record)]
         self.last = kept[-1] if kept else None
         if cut_line or len(kept) < len(records):
-            with whole_file(path) as unfinished:
-                unfinished.write_text("".join(map(_line, kept)), encoding="utf-8")
+            write_lines(path, kept)
 
     def write(self, record: Record, moment: str) -> None:
         """Append a record.
@@ -124,6 +123,12 @@ class LinesFile:
                 "same command again: it goes on from the last checkpoint"
             ) from error
         self.last = record
+
+
+def write_lines(path: Path, records: Iterable[Record]) -> None:
+    """Write a file as a whole."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text("".join(map(_line, records)), encoding="utf-8")
 
 
 def _line(record: Record) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from fairseq.logging import metrics
 
 from ..tasks.epoch_log import arguments, sizes, unrounded
 from .checkpoints import Run, load_run
-from .epoch_log import RESULTS, SPLITS, Record, read_written, results, write_json, write_prints
+from .epoch_log import FILE, RESULTS, SPLITS, Record, read_written, results, write_json, write_prints
+from .json_lines import write_lines
 from .language_runs import TASK, read_results
 
 UNKNOWN = "for a reason that nobody noted"
+logger = logging.getLogger(__name__)
 _BATCH = 50  # sequences, of a run that has --max-tokens alone
 
 
@@ -56,7 +59,7 @@ def _batches(run: Run, split: str) -> Iterator[Any]:
 
 
 def write_results(folder: Path, task: Any, found: Record, records: Sequence[Record]) -> None:
-    """Write ``training_prints.txt``, and last of all ``results.json``.
+    """Write ``epochs.jsonl``, where there are epochs, ``training_prints.txt``, and last of all ``results.json``.
 
     Args:
         folder: the save folder.
@@ -64,6 +67,8 @@ def write_results(folder: Path, task: Any, found: Record, records: Sequence[Reco
         found: of :func:`results`.
         records: of the epochs.
     """
+    if records:
+        write_lines(folder / FILE, records)
     write_prints(folder, found, records, sizes(task))
     write_json(folder / RESULTS, found)
 
@@ -84,17 +89,15 @@ def write_evaluation(run: Run, evaluated: Record) -> None:
 
 
 def load_first(paths: Sequence[Path], device: str | torch.device = "cpu") -> Run:
-    """Return the first checkpoint that can be read.
+    """Return the first checkpoint that can be read; the others before it are warned of.
 
     Raises:
-        FileNotFoundError: none of them is there.
-        ValueError: those that are there are damaged.
+        ValueError: all are damaged; that of the last one.
     """
-    errors: list[Exception] = []
-    for path in paths:
+    *first, last = paths
+    for path in first:
         try:
             return load_run(path, device=device)
-        except (FileNotFoundError, ValueError) as error:
-            errors.append(error)
-    damaged = [error for error in errors if not isinstance(error, FileNotFoundError)]
-    raise (damaged or errors)[0]
+        except ValueError as error:
+            logger.warning("%s", error)
+    return load_run(last, device=device)
