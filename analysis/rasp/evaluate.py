@@ -19,7 +19,7 @@ from fairseq_transnorm.measure.commands import quiet
 from fairseq_transnorm.measure.epoch_log import METRICS, SPLITS
 from fairseq_transnorm.measure.language_accuracy import evaluate, write_evaluation
 from fairseq_transnorm.measure.language_runs import CHECKPOINTS, find_checkpoints
-from fairseq_transnorm.plotting import format_table, save_csv, save_table
+from fairseq_transnorm.plotting import format_table, run_tables, save_csv, save_table
 
 Rows = list[dict[str, Any]]
 
@@ -75,19 +75,16 @@ def main(argv: list[str] | None = None) -> int:
     if options.write and (set(options.splits) < set(SPLITS) or options.select != "best" or any_file(options.path)):
         parser.error("--write is for save folders, with --select best and all splits")
     quiet()
-    try:
+
+    def make() -> tuple[str, list[str]]:
         check_device(options.device)
         rows, skipped = measure(options)
         save_table(f"{options.out}.json", rows)
         save_csv(f"{options.out}.csv", rows)
-    except (OSError, ValueError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 1
-    print(format_table([{name: row[name] for name in row if name != "checkpoint"} for row in rows], digits=6))
-    print(f"wrote {options.out}.json and .csv")
-    if skipped:
-        print(f"{parser.prog}: left out {len(skipped)}:\n" + "\n".join(skipped), file=sys.stderr)
-    return 3 if skipped else 0
+        lines = [{name: row[name] for name in row if name != "checkpoint"} for row in rows]
+        return f"{format_table(lines, digits=6)}\nwrote {options.out}.json and .csv", skipped
+
+    return run_tables(parser.prog, make)
 
 
 def any_file(paths: list[Path]) -> bool:

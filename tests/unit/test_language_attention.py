@@ -136,9 +136,9 @@ def test_rows_have_every_cell_in_its_place():
         names = row["query_symbol"], row["key_symbol"]
         assert names == tuple(["BOS", "b", "a"][place] for place in places[2:])
         assert (row["model"], row["language"], row["sequence"]) == ("m", "sort_26", "ba")
-    cells = {(r["query"], r["key"]): r["target"] for r in rows if (r["layer"], r["head"]) == (1, 0)}
-    # its own BOS has no target; the first symbol of the output is the second of the input
-    assert [[cells[query, key] for key in range(3)] for query in range(3)] == [[None] * 3, [None, 0, 1], [None, 1, 0]]
+    cells = {(r["query"], r["key"]): r["target"] for r in rows if (r["layer"], r["head"]) == (0, 0)}
+    # its own BOS has no target; only a comes before b
+    assert [[cells[query, key] for key in range(3)] for query in range(3)] == [[None] * 3, [None, 0, 1], [None, 0, 0]]
     assert {row["target"] for row in rows if row["head"] == 1} == {None}
 
 
