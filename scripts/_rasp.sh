@@ -6,9 +6,9 @@
 #   print_runs                         the commands of the trainings
 #   train_runs                         the trainings that are not done, $jobs at a time
 #
-# Reproductions, of all SEEDS with lengths 1 to 20 and a fifth of the samples:
+# Reproductions, with lengths 1 to 20 and a fifth of the samples:
 #
-#   plan NAME LANGUAGE LAYERS HEADS FLAGS...   add to runs: NAME-1, NAME-2 ...
+#   plan NAME LANGUAGE LAYERS HEADS SEEDS FLAGS...   add to runs: NAME-1, NAME-2 ..; SEEDS as "1 2"
 #   prepare DEFAULT TEXT "$@"          --help, --fresh; the folder $out; with DRY_RUN=1 print the trainings, exit
 #   summarise; map NAME SEQUENCE       start: a table, $out/summary.md; heat maps of a model of the first seed, $out/maps
 #
@@ -60,21 +60,19 @@ train_runs() {
     end
 }
 
-read -ra seeds <<<"${SEEDS:-1}"
-
 plan() {
     local seed
-    for seed in "${seeds[@]}"; do
-        runs+=("$1-$seed:lang=$2 layers=$3 heads=$4 dim=64 lr=0.001 gamma=0.98 epochs=15 SEED=$seed:${*:5}")
+    for seed in $5; do
+        check_number "a seed of SEEDS" "$seed"
+        runs+=("$1-$seed:lang=$2 layers=$3 heads=$4 dim=64 lr=0.001 gamma=0.98 epochs=15 SEED=$seed:${*:6}")
     done
 }
 
 prepare() {
-    local default=$1 about=$2 seed
+    local default=$1 about=$2
     shift 2
     only_fresh "$@"
     check_number JOBS "$jobs"
-    for seed in "${seeds[@]}"; do check_number SEEDS "$seed"; done
     unset lang heads layers dim lr gamma position attn_c dropout reset_patience epochs batch_size subfolder small overfit \
         tinyset traincrop SEQUENCES BATCH_SIZE
     common=(--min-length 1 --max-length 20 --train-size 10000 --valid-size 500 --test-size 500 --cpu)
@@ -90,5 +88,6 @@ prepare() {
 summarise() { start summary python analysis/rasp/summary.py "$out" --out "$out/summary"; }
 
 map() {
-    start "map_$1" python analysis/rasp/heat_maps.py --path "$out/$1-${seeds[0]}" --sequence "$2" --out "$out/maps"
+    local first=${SEEDS:-1}
+    start "map_$1" python analysis/rasp/heat_maps.py --path "$out/$1-${first%% *}" --sequence "$2" --out "$out/maps"
 }

@@ -39,9 +39,9 @@ relay() {
     local status=0
     "$@" &
     # shellcheck disable=SC2064  # of now
-    trap "kill $! 2>/dev/null || true" TERM
+    trap "kill $! 2>/dev/null || true" INT TERM
     wait $! || status=$?
-    ((status <= 128)) || wait $! 2>/dev/null || true # it may have been told to end only now
+    while kill -0 $! 2>/dev/null; do wait $! || true; done # a signal ends a wait before its end
     return "$status"
 }
 

@@ -4,7 +4,7 @@
 #   lang=LANGUAGE heads=H layers=L scripts/multirun_rasp.sh [--print] [--fresh] [fairseq-train flags]
 #
 # For each lr and each gamma: L layers and H heads; if H > 1, one head fewer; if L > 1, one layer fewer, and one layer
-# fewer with twice the heads and twice the width. At the end it writes summary.md and summary.csv. Called again, it keeps
+# fewer with twice the heads and twice the width. At the end it writes summary.md with tables. Called again, it keeps
 # what is finished and goes on with the rest. A training that fails is named at the end, with status 1; the others go on.
 #
 # The original's setting takes a GPU, or days; your flags reduce it:
@@ -15,7 +15,7 @@
 #   --print            only print the commands of the trainings, as DRY_RUN=1
 #   --fresh            remove OUT first
 #   OUT=checkpoints/rasp/SUBFOLDER/LANGUAGE_LxL_HxH    where all of it goes, a folder for each training
-#   JOBS=1             trainings side by side, a core each, or in turn on the GPUs
+#   JOBS=1             trainings side by side, a core each, or in turn on the GPUs (GPUS=0: on none)
 #   dim=256 epochs=100 subfolder=example, and the other settings of scripts/train_rasp.sh
 #   LR="0.0003 0.0001" GAMMA="0.98 0.99"    rates and their factors
 set -euo pipefail
@@ -39,9 +39,10 @@ plan_runs() {
     done
 }
 
-# find_devices: set devices to the GPUs that a training may have, one each.
+# find_devices [GPUS]: set devices to the GPUs that a training may have, one each; 0 for none of them.
 find_devices() {
     local visible
+    [[ $1 != 0 ]] || return 0
     visible=$(python -c 'import torch; print(*range(torch.cuda.device_count()))')
     read -ra devices <<<"$visible"
     [[ -z ${CUDA_VISIBLE_DEVICES-} || -z $visible ]] || IFS=, read -ra devices <<<"$CUDA_VISIBLE_DEVICES"
@@ -76,7 +77,7 @@ next_run() {
 }
 
 main() {
-    local fresh=0 begun=0 devices=() failed=() folder
+    local fresh=0 begun=0 devices=() failed=() folder gpus=${GPUS-}
     while (($#)); do
         case $1 in
             -h | --help) usage && exit ;;
@@ -107,7 +108,7 @@ main() {
     open_folder "checkpoints/rasp/${subfolder:+$subfolder/}${lang}_L${layers}_H$heads" \
         "$(printf '%q ' "$lang" "$epochs" "${runs[@]}" "${position-}" "${attn_c-}" "${dropout-}" "${reset_patience-}" \
             "${batch_size-}" "${SEED-}" "$@")"
-    find_devices
+    find_devices "$gpus"
     exec 3>&1
     say "${#runs[@]} trainings on $lang, $jobs at a time; their logs are in $out/logs/"
     each_run next_run

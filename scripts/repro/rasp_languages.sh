@@ -5,7 +5,7 @@
 #
 # Makes .venv first where it is missing. Trains one model on each language, on sequences of 1 to 20 symbols: with
 # softmax attention, where the language has it also under supervision, and with linear attention, without a denominator
-# (TransNormer's) and with one. Everything goes to outputs/rasp_languages/; summary.md and summary.csv are what to read.
+# (TransNormer's) and with one. Everything goes to outputs/rasp_languages/; summary.md and summary_runs.csv are what to read.
 # Called again, it keeps what is finished and goes on with the rest.
 #
 #   --fresh            remove outputs/rasp_languages/ first
@@ -52,7 +52,7 @@ for attention in ${ATTENTION:-softmax linear linear_denominator}; do
     esac
     for model in "${models[@]}"; do
         read -r language layers heads <<<"$model"
-        plan "${language}_$attention" "$language" "$layers" "$heads" --rasp-attention "$attention"
+        plan "${language}_$attention" "$language" "$layers" "$heads" "${SEEDS:-1}" --rasp-attention "$attention"
     done
 done
 
