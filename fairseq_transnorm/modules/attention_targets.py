@@ -31,13 +31,12 @@ def normalised_targets(targets: Bool[Tensor, "B m n n"], lengths: Int[Tensor, " 
     """Return ``t = (M + 1e-8) / row sum``: a row of zeros becomes uniform, ``1 / length``.
 
     Args:
-        targets: M, of query and key.
-        lengths: of the sequences; rows and columns after it are padding, where t is 0.
+        targets: M, of query and key; False where the key is padding.
+        lengths: of the sequences; t is 0 where the key is padding, and means nothing where only the query is.
     """
-    real = _real(lengths, targets.shape[-1])
-    targets = targets & real[:, None]
-    low = EPSILON / (targets.sum(-1, keepdim=True) + EPSILON * lengths[:, None, None, None])
-    return torch.where(targets, low * ((1 + EPSILON) / EPSILON), low).masked_fill(~real[:, None], 0.0)
+    low = EPSILON / (targets.sum(-1, keepdim=True, dtype=torch.int32) + EPSILON * lengths[:, None, None, None])
+    high = low * ((1 + EPSILON) / EPSILON)
+    return torch.where(targets, high, low).masked_fill_(~_real(lengths, targets.shape[-1])[:, None, None], 0.0)
 
 
 def squared_differences(
@@ -45,11 +44,11 @@ def squared_differences(
 ) -> Float[Tensor, "B m"]:
     """Return the mean of ``(A - t)^2`` over the cells of each sequence, ``length^2`` of them, for each head.
 
-    t are the :func:`normalised_targets`.
+    t are the :func:`normalised_targets`, which are 0 where the key is padding, as the weights A must be.
     """
+    rows = (weights - normalised_targets(targets, lengths)).square().sum(-1)
     real = _real(lengths, targets.shape[-1])
-    squares = (weights - normalised_targets(targets, lengths)).square()
-    return squares.masked_fill(~real[:, None], 0.0).sum((-2, -1)) / lengths[:, None].square()
+    return rows.masked_fill(~real[:, None], 0.0).sum(-1) / lengths[:, None].square()
 
 
 def target_masses(
@@ -59,11 +58,11 @@ def target_masses(
 
     A row without a target counts, with weight 0.
     """
-    there = targets & _real(lengths, targets.shape[-1])[:, None]
-    return weights.masked_fill(~there, 0.0).sum((-2, -1)) / lengths[:, None]
+    rows = weights.masked_fill(~targets, 0.0).sum(-1)
+    real = _real(lengths, targets.shape[-1])
+    return rows.masked_fill(~real[:, None], 0.0).sum(-1) / lengths[:, None]
 
 
-def _real(lengths: Int[Tensor, " B"], length: int) -> Bool[Tensor, "B n n"]:
-    """Return which cells are of no padding."""
-    real = torch.arange(length, device=lengths.device) < lengths[:, None]
-    return real[:, :, None] & real[:, None]
+def _real(lengths: Int[Tensor, " B"], length: int) -> Bool[Tensor, "B n"]:
+    """Return which positions are no padding."""
+    return torch.arange(length, device=lengths.device) < lengths[:, None]

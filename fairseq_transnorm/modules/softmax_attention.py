@@ -50,8 +50,10 @@ class SoftmaxAttention(SelfAttention):
         """Part the heads; a softmax needs no wider type, its kernels add up in float32 by themselves."""
         return qkv.unflatten(-1, (3 * self.num_heads, -1))
 
-    def feature_map(self, qk: Tensor) -> Tensor:
-        return qk
+    def prepare(self, heads: Tensor, positions: Tensor, *lrpe: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # B T 3H K -> 3 B H T K
+        q, k, v = heads.unflatten(2, (3, -1)).permute(2, 0, 3, 1, 4)
+        return q, k, v
 
     def mix(self, heads: Tensor, key_padding_mask: Padding | None) -> Tensor:
         return self.attend(*self.features(heads), key_padding_mask)
@@ -64,10 +66,7 @@ class SoftmaxAttention(SelfAttention):
         return self.attend(q, k, v, None), (k, v)
 
     def mix_group(self, heads: Tensor, key_padding_mask: Padding | None) -> Tensor:
-        if not (self.training and self.dropout):
-            return self.mix(heads, key_padding_mask)
-        q, k, v = self.features(heads)  # torch has no fused kernel with dropout for a CPU
-        return dropout(self.dense_weights(q, k, key_padding_mask), self.dropout) @ v
+        return self._weigh_group(heads, key_padding_mask)[0]
 
     def forward_groups_with_maps(
         self, x: Float[Tensor, "R D"], groups: LengthGroups
@@ -77,16 +76,29 @@ class SoftmaxAttention(SelfAttention):
         Weights are 0, and scores minus infinity, where the key is padding or the query is outside of its group.
         """
         qkv = self.qkv(x)
-        read, weights, scores = [], [], []
-        for part, padding in zip(groups.parts(qkv), groups.paddings, strict=True):
-            q, k, v = self.features(self.heads(part))
-            allowed = self.allowed(q.shape[2], k.shape[2], padding, q.device)
-            raw = self.scores(q, k)
-            scores.append(raw if allowed is None else raw.masked_fill(~allowed, float("-inf")))
-            weights.append(self.weigh(scores[-1], None))  # each query has a key
-            read.append(join_heads(dropout(weights[-1], self.dropout, self.training) @ v))
+        parts = zip(groups.parts(qkv), groups.paddings, strict=True)
+        read, weights, scores = zip(
+            *(self._weigh_group(self.heads(part), padding) for part, padding in parts), strict=True
+        )
         maps = groups.batched_maps(weights, 0.0), groups.batched_maps(scores, float("-inf"))
-        return self._finish(groups.joined(read), qkv.dtype), *maps
+        return self._finish(groups.joined([join_heads(out) for out in read]), qkv.dtype), *maps
+
+    def _weigh_group(self, heads: Tensor, key_padding_mask: Padding | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``B H T V``, weights and scores of a group, in as few operations as there can be.
+
+        On a CPU torch has no fused kernel with dropout, and for short sequences no faster one without.
+        """
+        q, k, v = (x.flatten(0, 1) for x in self.features(heads))
+        size, length = heads.shape[:2]
+        allowed = self.allowed(length, length, key_padding_mask, q.device)
+        barrier = q.new_zeros(1, 1, 1)
+        if allowed is not None:
+            barrier = q.new_zeros(allowed.shape).masked_fill(~allowed, float("-inf"))
+            barrier = barrier.expand(size, self.num_heads, -1, -1).flatten(0, 1)
+        scores = torch.baddbmm(barrier, q, k.mT, beta=0 if allowed is None else 1, alpha=self.scale)
+        weights = torch.softmax(scores, dim=-1)
+        out = dropout(weights, self.dropout, self.training) @ v
+        return tuple(x.unflatten(0, (-1, self.num_heads)) for x in (out, weights, scores))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Padding | None) -> Tensor:
         """Return ``B H T V``; the queries are the last positions of the keys."""

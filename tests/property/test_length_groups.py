@@ -46,8 +46,8 @@ def test_each_symbol_is_in_one_group_and_comes_back(lengths, beyond, most):
 def layer(kind, placement, seed):
     torch.manual_seed(seed)
     attn = (
-        SoftmaxAttention(8, 2)
-        if kind == "softmax"
+        SoftmaxAttention(8, 2, causal=kind == "causal")
+        if kind in ("softmax", "causal")
         else LinearAttention(
             8, 2, SimpleRMSNorm() if kind == "linear" else None, lrpe="none", causal=False, denominator=kind != "linear"
         )
@@ -59,7 +59,7 @@ def layer(kind, placement, seed):
 @settings(max_examples=30)
 @given(
     lengths=LENGTHS,
-    kind=st.sampled_from(["softmax", "linear", "linear_denominator"]),
+    kind=st.sampled_from(["softmax", "causal", "linear", "linear_denominator"]),
     placement=st.sampled_from(NORM_PLACEMENTS),
     seed=st.integers(0, 99),
 )
