@@ -85,7 +85,9 @@ prepare() {
     open_folder "$default" "$(printf '%q ' "${common[@]}" "${runs[@]}")"
 }
 
-summarise() { start summary python analysis/rasp/summary.py "$out" --out "$out/summary"; }
+summarise() {
+    start summary python analysis/rasp/summary.py "$out" --out "$out/summary" --at-epoch 15 --group-epoch 15
+}
 
 map() {
     local first=${SEEDS:-1}

@@ -77,7 +77,7 @@ next_run() {
 }
 
 main() {
-    local fresh=0 begun=0 devices=() failed=() folder gpus=${GPUS-}
+    local fresh=0 begun=0 status=0 devices=() failed=() folder gpus=${GPUS-}
     while (($#)); do
         case $1 in
             -h | --help) usage && exit ;;
@@ -113,12 +113,12 @@ main() {
     say "${#runs[@]} trainings on $lang, $jobs at a time; their logs are in $out/logs/"
     each_run next_run
     finish
-    python analysis/rasp/summary.py "$out" --out "$out/summary"
-    cat "$out/summary.md"
+    python analysis/rasp/summary.py "$out" --out "$out/summary" || status=$?
     for folder in "$out"/*/failed; do
         [[ ! -e $folder ]] || failed+=("$(basename "$(dirname "$folder")")")
     done
     ((${#failed[@]} == 0)) || die "these failed: ${failed[*]}" "the reasons are in $out/logs/; call again to try again"
+    return "$status"
 }
 
 # In braces, for bash reads a script as it goes and this one may be changed while it runs.

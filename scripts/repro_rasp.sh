@@ -39,8 +39,8 @@ main() {
     begin '[2/3] summary and heat maps'
     summarise
     map reverse abcdefgh
-    map double_histogram abbcccdd
-    map most_freq dbbcaacbc
+    map double_histogram languages
+    map most_freq languages
     finish
     end
     cat "$out/summary.md"
