@@ -66,7 +66,7 @@ class PerfectStopMixin:
             ValueError: an option does not go with another.
             FileNotFoundError: a run goes on that can go back to its best weights, and they are gone.
         """
-        self.__trainer, self.stop_reason = trainer, None
+        self.__trainer = trainer
         if self.cfg.reset_patience:
             check_patience(self.cfg, trainer.cfg)
             if self.best_epoch is not None:
@@ -144,7 +144,7 @@ class PerfectStopMixin:
 
     def get_checkpoint_dict(self) -> Dict[str, Any]:
         """Return what a run that goes on from a checkpoint has to know; fairseq shows it to all processes."""
-        names = ("best_epoch", "restored_at", "stop_reason", "patient_from")
+        names = ("best_epoch", "restored_at", "patient_from")
         return {type(self).__name__: {name: getattr(self, name) for name in names}}
 
     def set_checkpoint_dict(self, state: Dict[str, Any]) -> None:
