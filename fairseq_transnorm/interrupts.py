@@ -75,3 +75,13 @@ def take_early() -> None:
     """Take interrupts from now on where this process was started as ``python -m fairseq_transnorm.train_rasp``."""
     if ("-m", COMMAND) in pairwise(sys.orig_argv):
         interrupts.take()
+
+
+def end() -> None:
+    """Let nothing but its own status decide how a process ends that took interrupts.
+
+    Python notes a ``KeyboardInterrupt`` that leaves ``exec`` or ``eval`` of a text, as there are many in libraries, and
+    ends ``python -m`` as killed by it, even where it was caught; the next text makes it forget.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    exec("")

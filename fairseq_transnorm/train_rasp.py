@@ -24,7 +24,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import train
 
 from . import USER_DIR
-from .interrupts import held, interrupts
+from .interrupts import end, held, interrupts
 from .measure.checkpoints import read_mapped
 from .measure.epoch_log import INTERRUPTED, Record, describe, read_written, results, saved, write_prints
 from .measure.language_accuracy import evaluate, load_first, write_results
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROG}: interrupted again; the same command evaluates, or goes on", file=sys.stderr)
         return BROKEN_OFF
     except (OSError, ValueError, ImportError) as error:
+        logging.getLogger(PROG).debug("where it came from", exc_info=True)  # LOGLEVEL=DEBUG
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 1
 
@@ -114,7 +115,7 @@ def finish(cfg: Any, folder: Path, paths: Sequence[Path], interrupted: bool) -> 
         interrupted: whether it was.
 
     Raises:
-        ValueError: no checkpoint can be read.
+        ValueError: no checkpoint can be read, or it is of another language.
     """
     for unfinished in folder.glob("*.pt.tmp"):  # of a process that was killed
         unfinished.unlink()
@@ -124,9 +125,13 @@ def finish(cfg: Any, folder: Path, paths: Sequence[Path], interrupted: bool) -> 
     print(f"{PROG}: stopped training - {reason}", flush=True)
     task, evaluated = tasks.setup_task(cfg.task), None
     if paths:
+        run = load_first(paths, "cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu")
+        if (language := run.task.language.name) != cfg.task.language:
+            raise ValueError(
+                f"{run.path} is of --language {language}, not {cfg.task.language}; give another --save-dir"
+            )
         with held():  # a second interrupt leaves no results
             write_prints(folder, results(settings, records, reason, None), records, sizes(task))
-        run = load_first(paths, "cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu")
         print(f"{PROG}: evaluating {run.path}", flush=True)
         evaluated = evaluate(run)
     records = saved(records, evaluated)
@@ -152,5 +157,5 @@ if __name__ == "__main__":
     log_level = os.environ.get("LOGLEVEL", "INFO").upper()
     logging.basicConfig(format=FORMAT, datefmt="%Y-%m-%d %H:%M:%S", level=log_level, stream=sys.stdout, force=True)
     exit_status = main()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is written
+    end()
     sys.exit(exit_status)

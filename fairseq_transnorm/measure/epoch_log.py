@@ -143,7 +143,7 @@ def results(arguments: Record, records: Sequence[Record], stop_reason: str | Non
         "epochs": records[-1]["epoch"] if records else 0,
         "best_epoch": max((record["epoch"] for record in records if record["best"]), default=None),
         "stop_reason": stop_reason,
-        "seconds": sum(record["seconds"] for record in records),
+        "seconds": sum((record["seconds"] for record in records), 0.0),
         "evaluated": evaluated,
     }
 

@@ -238,6 +238,13 @@ def test_errors_are_one_line_and_no_results(flags, message, run, tmp_path, capsy
     assert not (tmp_path / "results.json").exists()
 
 
+def test_a_finished_run_of_another_language_is_not_evaluated_as_this_one(run, tmp_path, capsys):
+    train(tmp_path, *MANY, "--max-epoch", 1)
+    assert run(tmp_path, *MANY, "--max-epoch", 1, "--language", "reverse_10") == 1
+    assert "checkpoint_best.pt is of --language sort_10_with_attns, not reverse_10" in capsys.readouterr().err
+    assert not (tmp_path / "results.json").exists()
+
+
 def test_without_checkpoints_there_is_nothing_to_evaluate(run, tmp_path):
     assert run(tmp_path, *MANY, "--max-epoch", 1, "--no-save") == 0
     assert (results(tmp_path)["evaluated"], results(tmp_path)["stop_reason"]) == (None, "max_epoch")

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 
@@ -12,6 +13,7 @@ from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 
 from fairseq_transnorm.interrupts import COMMAND, Interrupts, held, interrupts, take_early
+from tests.helpers import ROOT
 
 
 def interrupt():
@@ -101,6 +103,15 @@ def test_interrupts_are_taken_early_for_one_command_only(monkeypatch, given, tak
         assert (signal.getsignal(signal.SIGINT) is interrupts) is taken
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.parametrize(("ending", "status"), [("", -signal.SIGINT), ("interrupts.end()", 7)])
+def test_an_interrupt_that_was_caught_does_not_decide_the_exit_status(tmp_path, ending, status):
+    code = "import os, signal, sys, interrupts\n"
+    code += "try:\n    exec('os.kill(os.getpid(), signal.SIGINT)')\nexcept KeyboardInterrupt:\n    pass\n"
+    (tmp_path / "caught.py").write_text(f"{code}{ending}\nsys.exit(7)\n")
+    (tmp_path / "interrupts.py").write_text((ROOT / "fairseq_transnorm/interrupts.py").read_text())
+    assert subprocess.run([sys.executable, "-m", "caught"], cwd=tmp_path).returncode == status
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("disk full")])
