@@ -18,7 +18,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../_rasp.sh"
 
-# language, and layers and heads of its program as the paper counts them
+# language, and layers and heads of its program
 sizes=(
     "reverse_26 2 1"
     "hist_26_bos 1 1"
