@@ -109,6 +109,9 @@ class GrowthAttention(SoftmaxAttention):
         weights = self.dense_weights(q, k, None)
         return F.dropout(weights, self.dropout, self.training) @ v
 
+    def mix_group(self, heads: Tensor, key_padding_mask: Padding | None) -> Tensor:
+        return self.mix(heads, key_padding_mask)  # its weights are not always a softmax
+
     def weigh(self, scores: Float[Tensor, "B H T S"], allowed: Allowed | None) -> Float[Tensor, "B H T S"]:
         if self.weight_map == "si_norm":
             return scale_invariant_weights(scores, allowed)

@@ -71,7 +71,7 @@ class LengthGroups:
     def parts(self, rows: Float[Tensor, "R D"]) -> Sequence[Float[Tensor, "_ _ D"]]:
         """Return the groups."""
         pieces = rows[: self.used].split([size * long for size, long in self.shapes])
-        return [piece.view(*shape, -1) for piece, shape in zip(pieces, self.shapes, strict=True)]
+        return [piece.view(*shape, rows.shape[-1]) for piece, shape in zip(pieces, self.shapes, strict=True)]
 
     def joined(self, parts: Sequence[Float[Tensor, "_ _ D"]]) -> Float[Tensor, "R D"]:
         """Put the groups below each other; rows behind them are 0."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from .attention import Padding, SelfAttention, State, join_heads
 from .dropout import dropout
 from .length_groups import LengthGroups
+from .recompute import no_autocast
 
 Allowed = Bool[Tensor, "... keys"]  # broadcasts against B H T S: which keys (across) a query (down) may see
 
@@ -76,12 +77,13 @@ class SoftmaxAttention(SelfAttention):
         Weights are 0, and scores minus infinity, where the key is padding or the query is outside of its group.
         """
         qkv = self.qkv(x)
-        parts = zip(groups.parts(qkv), groups.paddings, strict=True)
-        read, weights, scores = zip(
-            *(self._weigh_group(self.heads(part), padding) for part, padding in parts), strict=True
-        )
-        maps = groups.batched_maps(weights, 0.0), groups.batched_maps(scores, float("-inf"))
-        return self._finish(groups.joined([join_heads(out) for out in read]), qkv.dtype), *maps
+        with no_autocast(x.device):
+            parts = zip(groups.parts(qkv), groups.paddings, strict=True)
+            found = [self._weigh_group(self.heads(part), padding) for part, padding in parts]
+            read, weights, scores = zip(*found, strict=True)
+            maps = groups.batched_maps(weights, 0.0), groups.batched_maps(scores, float("-inf"))
+            joined = groups.joined([join_heads(out) for out in read])
+        return self._finish(joined, qkv.dtype), *maps
 
     def _weigh_group(self, heads: Tensor, key_padding_mask: Padding | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``B H T V``, weights and scores of a group, in as few operations as there can be.

@@ -125,6 +125,16 @@ def test_bos_inside_the_model_is_a_symbol_that_nobody_asks_for():
     assert model.max_positions() == plain.max_positions() - 1
 
 
+def test_positional_dropout_is_of_the_sum_in_training_only():
+    model, tokens = build(positional_dropout=0.5).double(), batch(lengths=(9,) * 40)
+    (before, *_), (after, *_) = (
+        model.train(training)(tokens, return_all_hiddens=True)[1]["inner_states"] for training in (False, True)
+    )
+    dropped = after == 0
+    assert 0.4 < dropped.double().mean() < 0.6
+    torch.testing.assert_close(after[~dropped], 2 * before[~dropped], **EXACT)
+
+
 def test_weights_scores_and_hidden_states_as_asked_for():
     model, tokens = build().double().eval(), batch()
     logits, extra = model(tokens)
