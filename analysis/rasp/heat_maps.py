@@ -177,7 +177,7 @@ def draw_layer(rows: Rows, stem: str, kind: str, options: argparse.Namespace) ->
             ends = limits(fitted, kind, rows[0]["attention"], options) if own else PLAIN
             image = draw_map(ax, heads[head], cells, ends, options.size)
             mass = heads[head][0]["target_mass"]
-            panel_title(ax, f"head {head}" if own else f"target of head {head} (weight on it: {mass:.2f})")
+            panel_title(ax, f"head {head}" if own else f"target of head {head}\nweight on it {mass:.2f}")
             if own:
                 drawn.append(ax)
                 images.append(image)
@@ -247,7 +247,7 @@ def add_bars(axes: list[Axes], images: list[AxesImage], name: str, own: bool) ->
     """Add a colour bar for all panels, or where they have scales of their own, to each."""
     of = [([ax], image) for ax, image in zip(axes, images, strict=True)] if own else [(axes, images[0])]
     for some, image in of:
-        image.figure.colorbar(image, ax=some, shrink=0.6, label=name)
+        image.figure.colorbar(image, ax=some, shrink=0.6, label=name, panchor=False)  # in line with the targets
 
 
 def add_title(figure: Figure, text: str) -> None:

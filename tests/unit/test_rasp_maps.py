@@ -63,7 +63,7 @@ def grid(heads, head):
 def test_a_panel_a_head_with_the_targets_below(monkeypatch):
     page = drawn(cells(5, targets=(0, 3)), monkeypatch=monkeypatch)
     assert page.shape == (3, 3), "two rows of five heads, one of two targets"
-    below = [f"target of head {head} (weight on it: 0.50)" for head in (0, 3)]
+    below = [f"target of head {head}\nweight on it 0.50" for head in (0, 3)]
     assert list(page.maps) == [*(f"head {head}" for head in range(5)), *below]
     places = [page.maps[title].get_subplotspec().num1 for title in page.maps]
     assert places == [0, 1, 2, 3, 4, 6, 7]
@@ -141,6 +141,24 @@ def test_the_title_is_whole_and_says_what_rows_and_columns_are(model, size, monk
     assert extent.x0 >= 0
     assert extent.x1 <= whole.x1
     assert extent.y1 <= whole.y1
+
+
+@pytest.mark.parametrize("skip_colorbar", [False, True])
+@pytest.mark.parametrize(("size", "heads"), [(2.0, 2), (2.0, 12), (3.0, 2), (5.0, 2)])
+def test_panels_are_in_line_and_their_titles_are_apart_and_whole(size, heads, skip_colorbar, monkeypatch):
+    page = drawn(
+        cells(heads, BOS + "dbbda", range(heads)), "distributions", monkeypatch, size=size, skip_colorbar=skip_colorbar
+    )
+    page.figure.canvas.draw()
+    titles = [ax._left_title.get_window_extent() for ax in page.maps.values()]
+    for number, title in enumerate(titles):
+        assert title.x1 <= page.figure.bbox.x1
+        assert not any(title.overlaps(other) for other in titles[:number])
+    columns = {}
+    for ax in page.maps.values():
+        columns.setdefault(ax.get_subplotspec().num1 % page.shape[1], []).append(ax.get_window_extent().x0)
+    for places in columns.values():
+        assert places == pytest.approx([places[0]] * len(places), abs=0.5)
 
 
 def spelled(name):
