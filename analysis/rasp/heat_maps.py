@@ -85,7 +85,7 @@ def measure(options: argparse.Namespace) -> Rows:
         except (OSError, ValueError) as error:
             options.skipped.append(str(error))
             continue
-        for text in dict.fromkeys(map(run.task.language.without_bos, texts)):
+        for text in {run.task.language.with_bos(text): text for text in texts}.values():
             look = look_at(run, text)
             if look.scores is None and options.kind == "scores":
                 raise ValueError(f"--kind scores: {path} has linear attention, which has no scores; draw distributions")

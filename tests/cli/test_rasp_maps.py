@@ -129,6 +129,7 @@ def test_a_file_is_one_sequence_with_every_symbol_in_it(main, runs, tmp_path, ca
             ["bos", "--sequence", "aZ"],
             "checkpoint_best.pt: 'Z' in 'aZ' is not in the alphabet of reverse_10_bos; use 'abcdefghij'",
         ),
+        (["bos", "--sequence", "§§ab"], "'§' in '§§ab' is not in the alphabet"),
         (["bos", "--sequence", ""], "an empty sequence for reverse_10_bos"),
         (["nothing", "--sequence", "a"], "no save folder at or below"),
         (["bos", "--sequence", "a", "--language", "revrese_10"], "did you mean 'reverse_10'?"),

@@ -109,9 +109,10 @@ class Language:
             raise ValueError(f"an empty sequence for {self.name}; give at least one symbol of its alphabet")
         if unknown := list(dict.fromkeys(symbol for symbol in bare if symbol not in self.alphabet)):
             shown = ", ".join(map(repr, unknown))
-            bos = f" ({BOS} is the begin-of-sequence symbol, and only of languages with _bos)" if BOS in unknown else ""
+            place = "only once, at the front" if self.bos else "only of languages with _bos"
+            hint = f" ({BOS} is the begin-of-sequence symbol, {place})" if BOS in unknown else ""
             raise ValueError(
-                f"{shown} in {text!r} is not in the alphabet of {self.name}{bos}; use {''.join(self.alphabet)!r}"
+                f"{shown} in {text!r} is not in the alphabet of {self.name}{hint}; use {''.join(self.alphabet)!r}"
             )
         return [self._numbers[symbol] for symbol in self.with_bos(text)]
 
