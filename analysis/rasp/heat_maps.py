@@ -8,7 +8,8 @@ Give checkpoints, save folders or folders of these, which are searched to any de
 
 with a .pdf and a .json beside each figure. The lower panels of a language that has a program show where its heads look;
 the table tells how much of the weight lies there. In names of folders a capital is _ and its small letter, and what is
-no letter or digit %, and its bytes. A model that cannot be read is named and left out; the exit status then is 3.
+no letter or digit %, and its bytes. A model that cannot be read, or cannot take one of the sequences, is named and left
+out; the exit status then is 3.
 
   python analysis/rasp/heat_maps.py --path runs/reverse --sequence abcdefgh
   python analysis/rasp/heat_maps.py --path runs --language sort_26 --must-contain L2 --sequence dbbda --with-numbers
@@ -82,15 +83,17 @@ def measure(options: argparse.Namespace) -> Rows:
             if wanted not in (None, language_of(path)):
                 continue
             run = load_language_run(path, options.device)
+            seen = {run.task.language.with_bos(text): text for text in texts}
+            looks = [look_at(run, text) for text in seen.values()]
+            if looks[0].scores is None and options.kind == "scores":
+                raise ValueError(f"--kind scores: {path} has linear attention, which has no scores; draw distributions")
+            found = [(map_rows(run, name, look), text_block(run, name, look)) for look in looks]
         except (OSError, ValueError) as error:
             options.skipped.append(str(error))
             continue
-        for text in {run.task.language.with_bos(text): text for text in texts}.values():
-            look = look_at(run, text)
-            if look.scores is None and options.kind == "scores":
-                raise ValueError(f"--kind scores: {path} has linear attention, which has no scores; draw distributions")
-            rows += map_rows(run, name, look)
-            options.blocks[rows[-1]["language"], rows[-1]["sequence"], name] = text_block(run, name, look)
+        for mine, block in found:
+            rows += mine
+            options.blocks[mine[0]["language"], mine[0]["sequence"], name] = block
     if not rows:
         raise ValueError("; ".join(options.skipped) or f"no model of the language {wanted} among those that were found")
     return rows

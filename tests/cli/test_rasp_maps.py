@@ -112,6 +112,22 @@ def test_which_models_and_checkpoints(main, runs, tmp_path, capsys):
     assert "runs/cut/checkpoint_best.pt (2 bytes) is truncated" in err
 
 
+def test_a_model_that_cannot_take_a_sequence_is_left_out(main, runs, tmp_path, capsys):
+    shutil.copytree(runs / "sort/linear", tmp_path / "runs/linear")
+    shutil.copytree(runs / "bos", tmp_path / "runs/bos")
+    flags = ["--path", tmp_path / "runs", "--sequence", "ab", "--size", 2, "--out", tmp_path / "out", "--sequence"]
+    assert call(main, *flags, "§ab") == 3
+    err = capsys.readouterr().err
+    assert "left out 1 model:\n" in err
+    assert "linear/checkpoint_best.pt: '§' in '§ab' is not in the alphabet of sort_10 " in err
+    assert {name.split("/")[0] for name in files(tmp_path / "out")} == {"reverse_10_bos"}
+    assert {name.split("/")[1] for name in files(tmp_path / "out")} == {"ab"}, "both sequences are the same"
+    assert call(main, *flags, "aZ", "--out", tmp_path / "none") == 1
+    err = capsys.readouterr().err
+    assert all(f"not in the alphabet of {name}; use 'abcdefghij'" in err for name in ("sort_10", "reverse_10_bos"))
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_file_is_one_sequence_with_every_symbol_in_it(main, runs, tmp_path, capsys):
     (tmp_path / "text").write_bytes(b"ab\n")
     assert call(main, "--path", runs / "bos", "--sequence-file", tmp_path / "text", "--out", tmp_path) == 1
