@@ -9,7 +9,8 @@ Give checkpoints, save folders or folders of these, which are searched to any de
 with a .pdf and a .json beside each figure. The lower panels of a language that has a program show where its heads look;
 the table tells how much of the weight lies there. In names of folders a capital is _ and its small letter, and what is
 no letter or digit %, and its bytes. A model that cannot be read, or cannot take one of the sequences, is named and left
-out; the exit status then is 3.
+out; the exit status then is 3. MODEL is as much of the end of a path as tells the models of one call apart: give calls
+for different models of one name an --out of their own, or the later maps replace the earlier ones.
 
   python analysis/rasp/heat_maps.py --path runs/reverse --sequence abcdefgh
   python analysis/rasp/heat_maps.py --path runs --language sort_26 --must-contain L2 --sequence dbbda --with-numbers
