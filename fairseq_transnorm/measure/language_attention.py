@@ -231,8 +231,9 @@ def between(run: Run) -> str:
 
 
 def joined(symbols: list[str], separator: str = "") -> str:
-    """Return symbols as a text on one line, those that cannot be printed as their escapes."""
-    return separator.join(symbol if symbol.isprintable() else repr(symbol)[1:-1] for symbol in symbols)
+    """Return symbols as a text on one line, a backslash and those that cannot be printed as their escapes."""
+    escaped = (repr(symbol)[1:-1] if symbol == "\\" or not symbol.isprintable() else symbol for symbol in symbols)
+    return separator.join(escaped)
 
 
 def target_masses(run: Run, count: int = 60, min_length: int = 6) -> list[float]:

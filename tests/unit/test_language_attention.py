@@ -199,6 +199,6 @@ def test_the_text_block(tmp_path):
 
 def test_symbols_that_cannot_be_printed_are_escapes_in_texts():
     run = run_of("reverse_100")
-    block = text_block(run, "m", look_at(run, "a\n\t b\x0b"))
-    assert "\ninput: a\\n\\t b\\x0b\n" in block
-    assert "\ntarget: \\x0bb \\t\\na\n" in block
+    block = text_block(run, "m", look_at(run, "a\n\t b\x0b\\n"))
+    assert "\ninput: a\\n\\t b\\x0b\\\\n\n" in block, "a backslash is two: it begins no escape"
+    assert "\ntarget: n\\\\\\x0bb \\t\\na\n" in block

@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fairseq_transnorm.data.languages.definition import BOS, SYMBOLS
+from fairseq_transnorm.measure.language_attention import joined
 from fairseq_transnorm.plotting import MARKED, text_name
 from tests.helpers import ROOT
 
@@ -190,6 +191,13 @@ def test_long_sequences_have_names_of_their_own():
 )
 def test_escapes(text, read):
     assert SCRIPT["unescaped"](text) == read
+
+
+@given(st.text(st.sampled_from(SYMBOLS)))
+def test_escapes_read_back_what_a_text_of_a_model_shows(text):
+    shown = joined(list(text))
+    assert shown.isprintable()
+    assert SCRIPT["unescaped"](shown) == text
 
 
 @pytest.mark.parametrize("text", [r"\q", "a\\", r"\x41"])
