@@ -120,6 +120,10 @@ def test_names_are_the_usable_ones():
     [
         ("revrese_26", "unknown language 'revrese_26'; did you mean 'reverse_26'. `python preprocessing/languages.py"),
         ("dyck9_ptf", "unknown language 'dyck9_ptf'; did you mean 'dyck"),
+        ("reverse_26_with_attn", "did you mean 'reverse_26'. "),
+        ("sort_26_with_attn", "did you mean 'sort_26_with_attns'. "),
+        ("sort_by_freq_26_bs", "did you mean 'sort_by_freq_26_bos'. "),
+        ("hist2_50", "did you mean 'hist2_52'. "),
         ("qqqq", "unknown language 'qqqq'; `python preprocessing/languages.py list` shows all"),
         (
             "reverse_26_with_attns",

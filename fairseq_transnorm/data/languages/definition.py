@@ -238,7 +238,8 @@ def get(name: str) -> Language:
     """Return a language.
 
     Raises:
-        ValueError: there is none of this name; the message has the nearest one and says how to list them.
+        ValueError: there is none of this name; the message has the nearest one, of the same task where the name begins
+            with one, and says how to list them.
     """
     if name in _languages:
         return _languages[name]
@@ -249,6 +250,7 @@ def get(name: str) -> Language:
         raise ValueError(
             f"unknown language {name!r}: {task} has no attention targets, only {others} have; take {bare!r}"
         )
-    nearest = get_close_matches(name, names(), n=1, cutoff=0.5)
+    alike = [other.name for other in every() if name.startswith(f"{other.task}_")]
+    nearest = get_close_matches(name, alike or names(), n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     raise ValueError(f"unknown language {name!r}; {hint}{LISTING}")
