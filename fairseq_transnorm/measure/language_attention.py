@@ -211,7 +211,7 @@ def text_block(run: Run, name: str, look: Look) -> str:
         told += f" (of {of}, not of this checkpoint)"
     lines = {
         "model": name,
-        "checkpoint": f"{run.path}, after {run.epochs} epochs and {run.updates} updates",
+        "checkpoint": f"{run.path}, after {_count(run.epochs, 'epoch')} and {_count(run.updates, 'update')}",
         "epochs": str(results["epochs"] if results else run.epochs),
         "test accuracy": told,
         "input length": str(len(look.inputs)),
@@ -269,8 +269,8 @@ def head_fits(run: Run, count: int = 60, min_length: int = 6) -> list[Row]:
     layers, heads = len(run.model.layers), run.model.layers[0].attn.num_heads
     if layers < language.needs[0] or heads < language.needs[1]:
         raise ValueError(
-            f"{name}: the program of {language.name} has {language.needs[0]} layers and {language.needs[1]} heads, the "
-            f"model {layers} and {heads}"
+            f"{name}: the program of {language.name} has {_count(language.needs[0], 'layer')} and "
+            f"{_count(language.needs[1], 'head')}, the model {layers} and {heads}"
         )
     texts = [text for text in run.task.samples.draw(language.sampler, "test") if len(text) >= min_length][:count]
     if not texts:
@@ -306,6 +306,10 @@ def _padded(run: Run, texts: list[str]) -> tuple[Int[Tensor, "B n"], Int[Tensor,
     rows = [torch.tensor(run.task.language.encode(text)) for text in texts]
     tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=run.task.source_dictionary.pad())
     return tokens.to(_device(run)), torch.tensor([len(row) for row in rows], device=_device(run))
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'s' * (number != 1)}"
 
 
 def _device(run: Run) -> torch.device:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,6 +100,7 @@ def test_masses_are_means_over_the_first_test_sequences_that_are_long_enough():
     [
         ("reverse_26", {}, "reverse_26 has no program of attention heads"),
         ("hist2_26", {"rasp_heads": 1}, "the program of hist2_26 has 2 layers and 2 heads, the model 2 and 1"),
+        ("sort_26", {"rasp_layers": 1}, "the program of sort_26 has 2 layers and 1 head, the model 1 and 2"),
         ("sort_26", {"rasp_attention": "linear"}, "linear attention has no distribution"),
     ],
 )
@@ -177,6 +179,9 @@ def test_the_text_block(tmp_path):
 
     assert lines()["test accuracy"] == "not evaluated"
     assert lines()["epochs"] == "3"
+    assert lines()["checkpoint"] == f"{run.path}, after 3 epochs and 30 updates"
+    first = text_block(replace(run, epochs=1, updates=1), "mine", look)
+    assert f"checkpoint: {run.path}, after 1 epoch and 1 update\n" in first
     evaluated = {"checkpoint": "checkpoint_best.pt", "test": {"accuracy": 0.9999999}}
     results = {"arguments": {"language": "hist2_26_bos"}, "epochs": 15, "best_epoch": 9, "stop_reason": "end"}
     (tmp_path / "results.json").write_text(json.dumps(results | {"evaluated": evaluated}))
