@@ -68,6 +68,7 @@ COLUMNS: tuple[str, ...] = (
 COLUMNS += ("weight", "score", "target", *MEASURED)
 BEGINNINGS = (BOS, languages.BOS)
 POINTS, FILLED = 72, 0.75  # of an inch; of the side of a panel by its cells
+LEGIBLE = 3.0  # points of the smallest letters
 PLAIN = (0.0, 1.0)
 WHAT = {"distributions": "attention weights", "scores": "attention scores before the softmax"}
 WHAT |= {LINEAR: "weights of linear attention, no distribution"}
@@ -130,7 +131,7 @@ def grouped(rows: Rows, *names: str) -> dict[tuple[Any, ...], Rows]:
 
 
 def draw(rows: Rows, stem: str, options: argparse.Namespace) -> list[str]:
-    stems, blocks = [], []
+    stems, blocks, fit = [], [], True
     wanted = list(KINDS) if options.kind == "both" else [options.kind]
     for (language, sequence), some in grouped(rows, "language", "sequence").items():
         home = Path(stem) / safe(language) / text_name(sequence)
@@ -145,13 +146,15 @@ def draw(rows: Rows, stem: str, options: argparse.Namespace) -> list[str]:
                     continue
                 for (layer,), of_layer in grouped(mine, "layer").items():
                     stems.append(str(folder / kind / f"layer {layer}"))
-                    draw_layer(same_origin(rows, of_layer), stems[-1], kind, options)
+                    fit &= draw_layer(same_origin(rows, of_layer), stems[-1], kind, options)
         if told:
             save_text(home / "ins_outs.txt", "\n".join(told))
         blocks += told
     if not stems:
         raise ValueError("--kind scores: linear attention has no scores; draw its weights with --kind distributions")
     print("\n".join(blocks))
+    if not fit:
+        print("--with-numbers: left out where cells are too small for them; give a larger --size", file=sys.stderr)
     return stems
 
 
@@ -159,8 +162,8 @@ def safe(name: str) -> str:
     return file_names([name])[name]
 
 
-def draw_layer(rows: Rows, stem: str, kind: str, options: argparse.Namespace) -> None:
-    """Draw a panel a head, and below them one for each head of the program."""
+def draw_layer(rows: Rows, stem: str, kind: str, options: argparse.Namespace) -> bool:
+    """Draw a panel a head, and below them one for each head of the program; False where numbers do not fit in."""
     heads = {head: mine for (head,), mine in grouped(rows, "head").items()}
     program = [head for head, mine in heads.items() if any(row["target"] is not None for row in mine)]
     above = math.isqrt(len(heads))
@@ -175,6 +178,7 @@ def draw_layer(rows: Rows, stem: str, kind: str, options: argparse.Namespace) ->
             ax.remove()
         drawn: list[Axes] = []
         images: list[AxesImage] = []
+        fit = True
         for ax, head, own in panes:
             cells = values[head] if own else matrix(heads[head], "target")
             fitted = [values[head]] if options.autoscale else list(values.values())
@@ -186,7 +190,7 @@ def draw_layer(rows: Rows, stem: str, kind: str, options: argparse.Namespace) ->
                 drawn.append(ax)
                 images.append(image)
                 if options.with_numbers is not None:
-                    write_numbers(ax, image, options.with_numbers, options.size)
+                    fit &= write_numbers(ax, image, options.with_numbers, options.size)
         first, what = rows[0], WHAT[kind if rows[0]["attention"] != LINEAR else LINEAR]
         if not options.skip_colorbar:
             add_bars(drawn, images, what, options.autoscale)
@@ -194,6 +198,7 @@ def draw_layer(rows: Rows, stem: str, kind: str, options: argparse.Namespace) ->
         assert isinstance(figure, Figure)
         of = f"{first['language']}, {first['model']}, layer {first['layer']}"
         add_title(figure, f"{of}: {what}\nrows: queries, columns: keys")
+    return fit
 
 
 def matrix(rows: Rows, column: str) -> np.ndarray:
@@ -221,14 +226,16 @@ def limits(values: list[np.ndarray], kind: str, attention: str, options: argpars
 
 
 def draw_map(ax: Axes, rows: Rows, values: np.ndarray, ends: tuple[float, float], inches: float) -> AxesImage:
-    """Draw the values of one head on a panel of so many inches."""
+    """Draw the values of one head on a panel of so many inches; of many symbols only every few are named."""
     colours = "RdBu_r" if ends[0] == -ends[1] else "cividis"
     image = ax.imshow(values, vmin=ends[0], vmax=ends[1], cmap=colours, interpolation="nearest")
     symbols = list({row["query"]: row["query_symbol"] for row in rows}.values())
-    names, cell = [show_symbol(symbol) for symbol in symbols], FILLED * POINTS * inches / len(symbols)
-    size = min(9.0, cell)
-    mark_ticks(ax, range(len(names)), names, [symbol in BEGINNINGS for symbol in symbols], size)
-    if 0.7 * size * max(map(len, names)) < cell:
+    cell = FILLED * POINTS * inches / len(symbols)
+    step = 1 if cell >= LEGIBLE else math.ceil(2 * LEGIBLE / cell)
+    named, size = symbols[::step], min(9.0, cell if step == 1 else 0.75 * step * cell)
+    names = [show_symbol(symbol) for symbol in named]
+    mark_ticks(ax, range(0, len(symbols), step), names, [symbol in BEGINNINGS for symbol in named], size)
+    if 0.7 * size * max(map(len, names)) < step * cell:
         ax.xaxis.set_tick_params(labelrotation=0)
     ax.grid(False)
     ax.set_facecolor("0.94")
@@ -236,15 +243,18 @@ def draw_map(ax: Axes, rows: Rows, values: np.ndarray, ends: tuple[float, float]
     return image
 
 
-def write_numbers(ax: Axes, image: AxesImage, decimals: int, inches: float) -> None:
-    """Write the values into the cells, dark on light and light on dark."""
+def write_numbers(ax: Axes, image: AxesImage, decimals: int, inches: float) -> bool:
+    """Write the values into the cells, dark on light and light on dark; False where cells are too small for them."""
     values = np.asarray(image.get_array())
     texts = {place: f"{value:.{decimals}f}" for place, value in np.ndenumerate(values) if np.isfinite(value)}
     size = FILLED * POINTS * inches / len(values) / max(2.0, 0.7 * max(map(len, texts.values())))
+    if size < LEGIBLE:
+        return False
     for (query, key), text in texts.items():
         red, green, blue, _ = image.cmap(image.norm(values[query, key]))
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
         ax.text(key, query, text, ha="center", va="center", fontsize=min(8.0, size), color="white" if dark else "black")
+    return True
 
 
 def add_bars(axes: list[Axes], images: list[AxesImage], name: str, own: bool) -> None:
@@ -318,7 +328,7 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="?",
         const=2,
         metavar="DECIMALS",
-        help="write the values into the cells (with 2 decimals)",
+        help="write the values into the cells (with 2 decimals) where they can be read",
     )
     add("--size", type=panel_size, default=5.0, help="of a panel, in inches (default: %(default)g)")
     add("--vmin", type=finite, help="lower end of the scale")

@@ -93,6 +93,12 @@ def test_a_table_is_redrawn_to_the_same_bytes(main, drawn, tmp_path, capsys):
     assert len(files(tmp_path / "a/b/___up")) == 3
 
 
+def test_numbers_that_cannot_be_read_are_left_out_with_a_word(main, runs, tmp_path, capsys):
+    flags = ["--size", 2, "--with-numbers", 2, "--out", tmp_path]
+    assert call(main, "--path", runs / "sort/linear", "--sequence", "ab" * 10, "--sequence", "ba" * 10, *flags) == 0
+    assert capsys.readouterr().err.count("--with-numbers: left out") == 1
+
+
 def test_which_models_and_checkpoints(main, runs, tmp_path, capsys):
     flags = ["--sequence", "ba", "--size", 2, "--out", tmp_path, "--kind"]
     call(main, "--path", runs, *flags, "distributions", "--language", "sort_10_with_attns", "--select", "last")

@@ -50,11 +50,11 @@ def drawn(rows, kind="distributions", monkeypatch=None, **options):
 
     draw_layer = SCRIPT["draw_layer"]
     monkeypatch.setitem(draw_layer.__globals__, "panels", panels)
-    draw_layer(rows, "stem", kind, argparse.Namespace(**(OPTIONS | options), seed=0))
+    numbered = draw_layer(rows, "stem", kind, argparse.Namespace(**(OPTIONS | options), seed=0))
     figure = shown["figure"]
     maps = {ax.get_title(loc="left"): ax for ax in figure.axes if ax.images and ax.get_title(loc="left")}
     bars = [ax for ax in figure.axes if ax.get_title(loc="left") == ""]
-    return SimpleNamespace(maps=maps, bars=bars, figure=figure, shape=shown["shape"])
+    return SimpleNamespace(maps=maps, bars=bars, figure=figure, shape=shown["shape"], numbered=numbered)
 
 
 def grid(heads, head):
@@ -129,6 +129,21 @@ def test_numbers_in_the_cells(monkeypatch):
     colours = {text.get_text(): text.get_color() for head in range(2) for text in page.maps[f"head {head}"].texts}
     assert (colours["0.000"], colours["0.610"]) == ("white", "black"), "on dark, on light"
     assert not drawn(cells(), monkeypatch=monkeypatch).maps["head 0"].texts
+
+
+def test_letters_too_small_to_be_read_are_left_out(monkeypatch):
+    page = drawn(cells(symbols="ab" * 33), monkeypatch=monkeypatch, size=2.0, with_numbers=2)
+    ax = page.maps["head 0"]
+    assert not ax.texts
+    assert not page.numbered
+    for axis in (ax.xaxis, ax.yaxis):
+        assert axis.get_ticklocs().tolist() == list(range(0, 66, 4)), "every fourth symbol"
+        assert {label.get_text() for label in axis.get_ticklabels()} == {"a"}
+        assert all(label.get_fontsize() >= 3 for label in axis.get_ticklabels())
+    page = drawn(cells(symbols="ab" * 6), monkeypatch=monkeypatch, size=2.0, with_numbers=2)
+    assert page.numbered
+    assert min(text.get_fontsize() for text in page.maps["head 0"].texts) >= 3
+    assert len(page.maps["head 0"].get_xticks()) == 12
 
 
 @pytest.mark.parametrize(("model", "size"), [("m", 2.0), ("x" * 90, 2.0), ("runs/m$1$ _" * 5, 3.0)])
