@@ -1,13 +1,14 @@
-"""Tables of runs on formal languages, from any number of save folders: all of them, and groups of one size.
+"""Tables of runs on formal languages, from any number of save folders: all of them, and groups of one kind of model.
 
 Folders are searched to any depth. STEM_runs.csv has a line a run: settings, results of checkpoint_best.pt on the test
 set, accuracies of training and validation after epoch --at-epoch, and with --input what it makes of an input.
-STEM_groups.csv has a line a language, layers, heads, width and kind of attention: best, mean and worst of its runs,
-whatever their other settings and seeds; losses of the test set and, of runs that came so far, of validation after epoch
---group-epoch (the original counts that as 20, from 0). STEM.md has both to be read. Accuracies are shares of tokens,
-those of training with dropout; one that rounds to 1 but is below it is 1.0-. Losses are in nats, those of the attention
-included. A run that did not come to its evaluation is "not evaluated" (empty in the .csv); one that cannot be read is
-named and left out, and the exit status is 3.
+STEM_groups.csv has a line a language, layers, heads, width, kind of attention, positional encoding and whether the
+model adds a BOS of its own: best, mean and worst of its runs, whatever their other settings and seeds; losses of the
+test set and, of runs that came so far, of validation after epoch --group-epoch (the original counts that as 20, from
+0). STEM.md has both to be read; there positions and BOS are columns only where runs differ in them. Accuracies are
+shares of tokens, those of training with dropout; one that rounds to 1 but is below it is 1.0-. Losses are in nats,
+those of the attention included. A run that did not come to its evaluation is "not evaluated" (empty in the .csv); one
+that cannot be read is named and left out, and the exit status is 3.
 
   python analysis/rasp/summary.py checkpoints/rasp
   python analysis/rasp/summary.py runs/a runs/b --input dbbda --input ccacbb --out outputs/rasp_summary
@@ -26,7 +27,8 @@ from fairseq_transnorm.plotting import at_least, format_markdown, run_tables, sa
 
 Rows = list[dict[str, Any]]
 OUTPUT = "output of "  # a column's name, before the input
-TEXT = ("id", "language", "attention", "position", "stop_reason")
+TEXT = ("id", "language", "attention", "position", "model_bos", "stop_reason")
+OFTEN_SAME = ("position", "model_bos")  # columns only where runs differ
 
 
 def add_outputs(rows: Rows, folders: dict[str, Path], inputs: list[str]) -> list[str]:
@@ -53,6 +55,8 @@ def shown(column: str, value: Any) -> str:
         return "not evaluated" if column.startswith("test_") else "-"
     if "accuracy" in column:
         return accuracy_text(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else plain(str(value))
 
 
@@ -64,21 +68,29 @@ def plain(text: str) -> str:
 def readable(rows: Rows, without: tuple[str, ...] = ()) -> str:
     """Return rows as a Markdown table without some columns."""
     columns = [name for name in rows[0] if name not in without]
-    names = {name: plain(name if name.startswith(OUTPUT) else name.replace("_", " ")) for name in columns}
+    names = {name: plain(name if name.startswith(OUTPUT) else heading(name)) for name in columns}
     lines = [{names[name]: shown(name, row[name]) for name in columns} for row in rows]
     return format_markdown(lines, [names[name] for name in columns if name in TEXT or name.startswith(OUTPUT)])
+
+
+def heading(column: str) -> str:
+    return column.replace("_", " ")
 
 
 def tables(rows: Rows, groups: Rows) -> str:
     """Return the text of the tables: runs by language, then groups."""
     parts = ["# Runs on formal languages"]
+    same = tuple(name for name in OFTEN_SAME if len({row[name] for row in rows}) == 1)
+    if same:
+        told = (f"{heading(name)} {shown(name, rows[0][name])}" for name in same)
+        parts.append(f"The same in all runs: {', '.join(told)}.")
     for language in dict.fromkeys(row["language"] for row in rows):
         mine = [row for row in rows if row["language"] == language]
-        parts += [f"## {language}", readable(mine, ("language",))]
+        parts += [f"## {language}", readable(mine, ("language", *same))]
     parts += [
-        "## By size",
-        "Best, mean and worst of the runs of a language, size and kind of attention.",
-        readable(groups),
+        "## By model",
+        "Best, mean and worst of the runs of a language and kind of model, whatever their other settings and seeds.",
+        readable(groups, same),
     ]
     return "\n\n".join(parts) + "\n"
 

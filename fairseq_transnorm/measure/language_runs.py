@@ -14,9 +14,9 @@ from .epoch_log import FILE, RESULTS, read_epochs, run_arguments
 CHECKPOINTS = {"best": "checkpoint_best.pt", "last": "checkpoint_last.pt"}
 TASK = "rasp_lang"
 _SETTINGS = {"layers": "rasp_layers", "heads": "rasp_heads", "dim": "rasp_dim", "ffn_dim": "rasp_ffn_dim"}
-_SETTINGS |= {"attention": "rasp_attention", "position": "positional_encoding"}
+_SETTINGS |= {"attention": "rasp_attention", "position": "positional_encoding", "model_bos": "model_bos"}
 _SETTINGS |= {name: name for name in ("dropout", "attn_loss_weight", "lr", "gamma", "batch_size", "seed")}
-_GROUP = ("language", "layers", "heads", "dim", "attention")
+_GROUP = ("language", "layers", "heads", "dim", "attention", "position", "model_bos")  # what makes another model
 
 Row = dict[str, Any]
 
@@ -161,7 +161,7 @@ def run_rows(found: Iterable[Found], at_epoch: int, group_epoch: int) -> Runs:
 
 
 def group_rows(rows: Iterable[Row], group_epoch: int) -> list[Row]:
-    """Return a row for each language and size, with the best, mean and worst of the runs that have a number.
+    """Return a row for each language and kind of model, with the best, mean and worst of the runs that have a number.
 
     Args:
         rows: of :func:`run_rows`.

@@ -211,6 +211,21 @@ def test_tables_of_runs(runs, tmp_path):
     )
 
 
+def test_tables_show_positions_and_bos_where_they_differ():
+    tables = runpy.run_path(str(ROOT / SUMMARY))["tables"]
+
+    def row(bos):
+        return {"id": "a", "language": "sort_10", "position": "sin", "model_bos": bos, "test_loss": 0.5}
+
+    same, other = (tables([row(True), row(bos)], [row(True), row(bos)]) for bos in (True, False))
+    assert "| id | test loss |" in same
+    assert "\n\nThe same in all runs: position sin, model bos yes.\n\n" in same
+    assert "| id | model bos | test loss |" in other
+    assert "\n| a | yes | 0.5 |\n| a | no | 0.5 |\n" in other
+    assert "| id | language | model bos | test loss |" in other, "of groups too"
+    assert "\n\nThe same in all runs: position sin.\n\n" in other
+
+
 def test_a_run_that_cannot_be_read_is_left_out_of_the_tables(runs, tmp_path, capsys):
     main = runpy.run_path(str(ROOT / SUMMARY))["main"]
     for name in ("cut", "good"):

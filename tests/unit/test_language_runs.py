@@ -18,7 +18,13 @@ from fairseq_transnorm.measure.language_runs import (
 )
 
 ARGUMENTS = {"language": "sort_26", "rasp_layers": 2, "rasp_heads": 1, "rasp_dim": 64, "rasp_ffn_dim": 128}
-ARGUMENTS |= {"rasp_attention": "softmax", "positional_encoding": "sin", "dropout": 0.0, "attn_loss_weight": 100.0}
+ARGUMENTS |= {
+    "rasp_attention": "softmax",
+    "positional_encoding": "sin",
+    "model_bos": False,
+    "dropout": 0.0,
+    "attn_loss_weight": 100.0,
+}
 ARGUMENTS |= {"lr": 0.001, "gamma": 0.98, "batch_size": 50, "seed": 1}
 
 
@@ -81,7 +87,14 @@ def test_settings_and_results_of_runs(tmp_path):
     (row,), skipped = run_rows(find_folders([tmp_path]), at_epoch=2, group_epoch=3)
     assert not skipped
     settings = {"id": "a", "language": "sort_26", "layers": 2, "heads": 1, "dim": 64, "ffn_dim": 128}
-    settings |= {"attention": "softmax", "position": "sin", "dropout": 0.0, "attn_loss_weight": 100.0, "lr": 0.001}
+    settings |= {
+        "attention": "softmax",
+        "position": "sin",
+        "model_bos": False,
+        "dropout": 0.0,
+        "attn_loss_weight": 100.0,
+        "lr": 0.001,
+    }
     settings |= {"gamma": 0.98, "batch_size": 50, "seed": 7}
     results = {"test_accuracy": 0.5, "test_seq_accuracy": 0.0, "test_loss": 0.5}
     results |= {"epochs": 3, "best_epoch": 1, "stop_reason": "end"}
@@ -126,6 +139,19 @@ def test_what_cannot_be_read_is_named_and_left_out(tmp_path):
     assert "is of the task 'language_modeling', not of rasp_lang" in other
     with pytest.raises(ValueError, match=r"no run can be read: .*/cut: "):
         run_rows(find_folders([tmp_path / "cut"]), 1, 1)
+
+
+def test_models_that_differ_in_their_positions_or_their_bos_are_of_groups_of_their_own(tmp_path):
+    write(tmp_path / "a", [0.1], dropout=0.5)
+    write(tmp_path / "b", [0.1])
+    write(tmp_path / "c", [0.1], model_bos=True)
+    write(tmp_path / "d", [0.1], positional_encoding="embed")
+    groups = group_rows(run_rows(find_folders([tmp_path]), 1, 1).rows, 1)
+    assert [(group["position"], group["model_bos"], group["runs"]) for group in groups] == [
+        ("sin", False, 2),
+        ("sin", True, 1),
+        ("embed", False, 1),
+    ]
 
 
 def test_groups_have_the_best_mean_and_worst_of_their_runs(tmp_path):
