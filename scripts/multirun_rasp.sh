@@ -81,7 +81,7 @@ main() {
     while (($#)); do
         case $1 in
             -h | --help) usage && exit ;;
-            --print) DRY_RUN=1 ;;
+            --print) export DRY_RUN=1 ;; # for scripts/train_rasp.sh
             --fresh) fresh=1 ;;
             -*) break ;;
             *) die "unknown argument '$1'" \

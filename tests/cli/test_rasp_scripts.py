@@ -173,6 +173,15 @@ def noted(tmp_path):
     return lines
 
 
+def test_the_list_of_runs_is_printed_without_training(stand_in, tmp_path):
+    own = {name: value for name, value in stand_in.items() if name != "DRY_RUN"}  # it would be exported as it is
+    own |= {"lang": "reverse_10", "heads": 1, "layers": 1, "dim": 8}
+    printed = commands(run_cli("scripts/multirun_rasp.sh", "--print", env=own).stdout)
+    assert len(printed) == 4
+    assert noted(tmp_path) == []
+    assert not (tmp_path / "out").exists()
+
+
 def test_runs_that_are_interrupted_or_fail_are_taken_up_again_and_finished_ones_kept(stand_in, tmp_path):
     env = stand_in | {"lang": "hist2_10", "heads": 2, "layers": 2, "dim": 8, "LR": 1, "GAMMA": 1, "JOBS": 2}
     sizes = [f"{size}_lr1_gamma1" for size in ("L2_H2_D8", "L2_H1_D8", "L1_H2_D8", "L1_H4_D16")]
