@@ -53,8 +53,11 @@ value() { flag "--$1" '' "${all[@]}"; }
 # others: what changes a run too, where it is given, for the name of its folder.
 others() {
     local name text=''
-    for name in rasp-attention independent-layer-init model-bos positional-dropout overfit tiny crop-train crop-all \
-        min-length max-length train-size valid-size test-size batch-size; do
+    for name in independent-layer-init model-bos overfit; do # they have no value
+        ! has "--$name" "${all[@]}" || text+=_$name
+    done
+    for name in rasp-attention positional-dropout tiny crop-train crop-all min-length max-length train-size valid-size \
+        test-size batch-size; do
         ! has "--$name" "${all[@]}" || text+=_$name$(value "$name")
     done
     printf '%s' "$text"
