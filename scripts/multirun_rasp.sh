@@ -77,7 +77,7 @@ next_run() {
 }
 
 main() {
-    local fresh=0 begun=0 status=0 devices=() failed=() folder gpus=${GPUS-}
+    local fresh=0 begun=0 status=0 devices=() failed=() folder name gpus=${GPUS-}
     while (($#)); do
         case $1 in
             -h | --help) usage && exit ;;
@@ -97,6 +97,10 @@ main() {
     check_number "layers, those of the program," "$layers"
     check_number dim "$dim"
     check_number JOBS "$jobs"
+    [[ ${small:-false} != true ]] || die "small=true gives all models one size; heads=, layers= and dim= say which"
+    for name in --rasp-layers --rasp-heads --rasp-dim; do
+        ! has "$name" "$@" || die "$name gives all models one size; heads=, layers= and dim= say which"
+    done
     common=("$@")
     plan_runs
     if [[ ${DRY_RUN:-0} == 1 ]]; then
@@ -107,7 +111,7 @@ main() {
     NO_VENV=1
     open_folder "checkpoints/rasp/${subfolder:+$subfolder/}${lang}_L${layers}_H$heads" \
         "$(printf '%q ' "$lang" "$epochs" "${runs[@]}" "${position-}" "${attn_c-}" "${dropout-}" "${reset_patience-}" \
-            "${batch_size-}" "${SEED-}" "$@")"
+            "${batch_size-}" "${BATCH_SIZE-}" "${overfit-}" "${tinyset-}" "${traincrop-}" "${SEED-}" "$@")"
     find_devices "$gpus"
     exec 3>&1
     say "${#runs[@]} trainings on $lang, $jobs at a time; their logs are in $out/logs/"

@@ -184,6 +184,20 @@ def test_the_list_of_runs_is_printed_without_training(stand_in, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "env", "message"),
+    [
+        ([], {"small": "true"}, "small=true gives all models one size"),
+        (["--rasp-dim=8"], {}, "--rasp-dim gives all models one size"),
+    ],
+)
+def test_settings_that_make_the_models_of_a_list_equal_are_refused(flags, env, message):
+    program = {"lang": "reverse_10", "heads": 1, "layers": 1, "DRY_RUN": 1}
+    refused = run_cli("scripts/multirun_rasp.sh", *flags, env=ENV | program | env, check=False)
+    assert refused.returncode == 1
+    assert f"error: {message}" in refused.stdout
+
+
 def test_runs_that_are_interrupted_or_fail_are_taken_up_again_and_finished_ones_kept(stand_in, tmp_path):
     env = stand_in | {"lang": "hist2_10", "heads": 2, "layers": 2, "dim": 8, "LR": 1, "GAMMA": 1, "JOBS": 2}
     sizes = [f"{size}_lr1_gamma1" for size in ("L2_H2_D8", "L2_H1_D8", "L1_H2_D8", "L1_H4_D16")]
@@ -216,9 +230,10 @@ def test_runs_that_are_interrupted_or_fail_are_taken_up_again_and_finished_ones_
     again = run_cli("scripts/multirun_rasp.sh", env=env).stdout
     assert again.count("kept from before") == 3
     assert noted(tmp_path)[:-1] == [sizes[3]]
-    assert (
-        "holds a run with other settings" in run_cli("scripts/multirun_rasp.sh", "--lr", 2, env=env, check=False).stdout
-    )
+    others = {"overfit": "true", "tinyset": 100, "traincrop": 100, "BATCH_SIZE": 25}
+    for flags, other in ((["--lr", 2], {}), *(([], {name: value}) for name, value in others.items())):
+        refused = run_cli("scripts/multirun_rasp.sh", *flags, env=env | other, check=False)
+        assert "holds a run with other settings" in refused.stdout
 
 
 def test_every_language_is_trained_at_its_program_s_size(tmp_path):
