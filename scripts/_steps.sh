@@ -8,6 +8,7 @@
 #   begin TEXT; start NAME COMMAND...; finish [PROGRESS [LEFT]]; end [TEXT]
 #   made FILE SOURCE... || start ...         only what is not there yet
 #   draw NAME ANALYSIS ARGS...               a figure of the trained models; noted NAME COMMAND..., report_missed
+#   compare NUMBER SYSTEM ARGS...            the phenomena, at the end
 
 [[ -z ${SOURCE:-} || $SOURCE == /* ]] || SOURCE=$PWD/$SOURCE
 
@@ -153,6 +154,19 @@ report_missed() {
     missed=$(cd "$out" && ls -- *.missed 2>/dev/null) || return 0
     say "Something differs from what is known; see logs/ of: ${missed//.missed/}" >&2
     return 3
+}
+
+# compare NUMBER SYSTEM ARGS...: the last step, unless NO_CHECK=1: the phenomena of a system beside what is known; then
+# report_missed.
+compare() {
+    if [[ ${NO_CHECK:-0} != 1 ]]; then
+        begin "$1 phenomena"
+        start phenomena noted phenomena python "analysis/$2/phenomena.py" "$out" "${@:3}"
+        finish
+        end
+        cat "$out/logs/phenomena.log"
+    fi
+    report_missed
 }
 
 # only_fresh ARGS...: set fresh to 1 for --fresh, to 0 without arguments; print the help, or refuse anything else.

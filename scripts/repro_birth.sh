@@ -84,14 +84,7 @@ main() {
     text '[1/4]'
     training '[2/4]'
     figures
-    if [[ ${NO_CHECK:-0} != 1 ]]; then
-        begin '[4/4] phenomena'
-        start phenomena noted phenomena python analysis/birth/phenomena.py "$out"
-        finish
-        end
-        cat "$out/logs/phenomena.log"
-    fi
-    report_missed
+    compare '[4/4]' birth
 }
 
 # In braces, for bash reads a script as it goes and this one may be changed while it runs.

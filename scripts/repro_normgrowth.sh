@@ -170,14 +170,7 @@ main() {
     trajectories
     saturation
     grids
-    if ((${#check[@]})); then
-        begin '[6/6] phenomena'
-        start phenomena noted phenomena python analysis/normgrowth/phenomena.py "$out" --length "$length"
-        finish
-        end
-        cat "$out/logs/phenomena.log"
-    fi
-    report_missed
+    compare '[6/6]' normgrowth --length "$length"
 }
 
 # In braces, for bash reads a script as it goes and this one may be changed while it runs.

@@ -44,14 +44,7 @@ main() {
     finish
     end
     cat "$out/summary.md"
-    if [[ ${NO_CHECK:-0} != 1 ]]; then
-        begin '[3/3] phenomena'
-        start phenomena noted phenomena python analysis/rasp/phenomena.py "$out"
-        finish
-        end
-        cat "$out/logs/phenomena.log"
-    fi
-    report_missed
+    compare '[3/3]' rasp
 }
 
 # In braces, for bash reads a script as it goes and this one may be changed while it runs.
