@@ -8,25 +8,20 @@ variant and the number of its seed, such as basic-1. Status 3 if a criterion is 
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from fairseq_transnorm.measure.birth_criteria import Evidence, check
 from fairseq_transnorm.measure.probe_log import read_probes
-from fairseq_transnorm.plotting import run_criteria
+from fairseq_transnorm.plotting import criteria_parser, run_criteria
+
+
+def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
+    logs = sorted(options.folder.glob("*/probes.jsonl"))
+    return check(Evidence({log.parent.name: read_probes(log) for log in logs}))
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--out", type=Path, metavar="JSON", help="default: phenomena.json in the folder")
-    options = parser.parse_args(argv)
-
-    def compare() -> list[dict[str, Any]]:
-        logs = sorted(options.folder.glob("*/probes.jsonl"))
-        return check(Evidence({log.parent.name: read_probes(log) for log in logs}))
-
-    return run_criteria(parser.prog, compare, options.out or options.folder / "phenomena.json")
+    return run_criteria(criteria_parser(str(__doc__)), argv, compare)
 
 
 if __name__ == "__main__":

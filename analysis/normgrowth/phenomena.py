@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_transnorm.measure.growth_criteria import Evidence, check
-from fairseq_transnorm.plotting import load_table, run_criteria
+from fairseq_transnorm.plotting import criteria_parser, load_table, run_criteria
 
 TABLES = {
     "trajectory": ("run", "scope", "stack", "layer", "updates", "norm", "step_norm", "alignment", "direction_cosine"),
@@ -28,18 +28,15 @@ def load(folder: Path, name: str, columns: Sequence[str]) -> list[dict[str, Any]
     return [row for path in (folder / f"{name}.json", *parts) for row in load_table(path, columns)]
 
 
+def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
+    tables = {name: load(options.folder, name, columns) for name, columns in TABLES.items()}
+    return check(Evidence(**tables, length=options.length))
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser = criteria_parser(str(__doc__))
     parser.add_argument("--length", type=int, default=31, help="positions of a sentence in heads.json (default: 31)")
-    parser.add_argument("--out", type=Path, metavar="JSON", help="default: phenomena.json in the folder")
-    options = parser.parse_args(argv)
-
-    def compare() -> list[dict[str, Any]]:
-        tables = {name: load(options.folder, name, columns) for name, columns in TABLES.items()}
-        return check(Evidence(**tables, length=options.length))
-
-    return run_criteria(parser.prog, compare, options.out or options.folder / "phenomena.json")
+    return run_criteria(parser, argv, compare)
 
 
 if __name__ == "__main__":

@@ -16,20 +16,12 @@ from fairseq_transnorm.measure.epoch_log import RESULTS, read_epochs
 from fairseq_transnorm.measure.language_attention import heat_map_diagonal, load_language_run, target_masses
 from fairseq_transnorm.measure.language_criteria import MEASURED, SEQUENCE, Evidence, LanguageRun, check
 from fairseq_transnorm.measure.language_runs import CHECKPOINTS, evaluated, read_results
-from fairseq_transnorm.plotting import run_criteria
+from fairseq_transnorm.plotting import criteria_parser, run_criteria
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--out", type=Path, metavar="JSON", help="default: phenomena.json in the folder")
-    options = parser.parse_args(argv)
-
-    def compare() -> list[dict[str, Any]]:
-        folders = sorted(path.parent for path in options.folder.glob(f"*/{RESULTS}"))
-        return check(Evidence({folder.name: evidence(folder) for folder in folders}))
-
-    return run_criteria(parser.prog, compare, options.out or options.folder / "phenomena.json")
+def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
+    folders = sorted(path.parent for path in options.folder.glob(f"*/{RESULTS}"))
+    return check(Evidence({folder.name: evidence(folder) for folder in folders}))
 
 
 def evidence(folder: Path) -> LanguageRun:
@@ -46,6 +38,10 @@ def evidence(folder: Path) -> LanguageRun:
         run = load_language_run(folder / CHECKPOINTS["best"])
         measured[wanted] = target_masses(run) if wanted == "masses" else heat_map_diagonal(run, SEQUENCE)
     return LanguageRun(folder.name, read_epochs(folder), accuracy, settings["lr"], settings["gamma"], **measured)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_criteria(criteria_parser(str(__doc__)), argv, compare)
 
 
 if __name__ == "__main__":

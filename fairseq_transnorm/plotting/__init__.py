@@ -2,7 +2,15 @@
 
 from .axes import MARKED, count_axis, describe, legend, log_axis, mark_ticks, panel_title, shared_legend
 from .bands import BAND, count_seeds, mean_curve, with_seeds
-from .command import add_sentence_options, analysis_parser, at_least, run_analysis, run_criteria, run_tables
+from .command import (
+    add_sentence_options,
+    analysis_parser,
+    at_least,
+    criteria_parser,
+    run_analysis,
+    run_criteria,
+    run_tables,
+)
 from .figure import figure, panels
 from .labels import Labelled, check_distinct, check_runs, file_names, labelled, show_symbol, text_name
 from .scores import Rows, run_score_table, score_parser
@@ -35,6 +43,7 @@ __all__ = [
     "check_runs",
     "count_axis",
     "count_seeds",
+    "criteria_parser",
     "describe",
     "figure",
     "file_names",

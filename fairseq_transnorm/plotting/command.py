@@ -136,22 +136,35 @@ def run_tables(prog: str, make: Callable[[], tuple[str, Sequence[str]]]) -> int:
     return 3 if skipped else 0
 
 
-def run_criteria(prog: str, check: Callable[[], list[dict[str, Any]]], out: Path) -> int:
+def criteria_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser for :func:`run_criteria`: a folder of runs, and ``--out``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, metavar="JSON", help="default: phenomena.json in the folder")
+    return parser
+
+
+def run_criteria(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    check: Callable[[argparse.Namespace], list[dict[str, Any]]],
+) -> int:
     """Check, print and keep a table of criteria; return the exit status, 3 where one is missed, 1 for an error.
 
     Args:
-        prog: name of the command, for messages.
-        check: what gives the lines, each with ``ok`` yes or no.
-        out: the table to write.
+        parser: of :func:`criteria_parser`, with the file's own options added.
+        argv: command line; None for that of the process.
+        check: options -> the lines, each with ``ok`` yes or no.
     """
+    options = parser.parse_args(argv)
     try:
-        rows = check()
+        rows = check(options)
     except (OSError, ValueError, LookupError) as error:
-        print(f"{prog}: error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 1
-    save_table(out, rows)
+    save_table(options.out or options.folder / "phenomena.json", rows)
     print(format_table(rows))
     missed = sum(row["ok"] != "yes" for row in rows)
     if missed:
-        print(f"{prog}: {missed} of {len(rows)} criteria are missed", file=sys.stderr)
+        print(f"{parser.prog}: {missed} of {len(rows)} criteria are missed", file=sys.stderr)
     return 3 if missed else 0
