@@ -1,10 +1,10 @@
 """Linear attention, stability and interpretability of transformers, as one fairseq plugin."""
 
-import logging
-
 from .interrupts import take_early
 
 take_early()  # before the imports below, which take seconds
+
+import logging  # noqa: E402
 
 # fairseq's text_to_speech sends a note on tensorboardX to the terminal on import, one of its models sets DEBUG for all
 _levels = {logger: logger.level for logger in map(logging.getLogger, (None, "fairseq.tasks.text_to_speech"))}

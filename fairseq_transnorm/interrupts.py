@@ -62,6 +62,11 @@ class Interrupts:
             os._exit(128 + signal.SIGINT)
         os.write(2, b"interrupted: ends as soon as everything is loaded, or at once if interrupted again\n")
 
+    def again(self) -> None:
+        """Raise what an interrupt raised and somebody swallowed: Python does so in finalisers and weak references."""
+        if self.raising and self.count:
+            raise KeyboardInterrupt
+
     def take(self) -> None:
         """Become the handler, where interrupts are not ignored, as those of a shell's background."""
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..checkpointing import ends_epoch
 from ..data.language_samples import SPLITS
-from ..interrupts import held
+from ..interrupts import held, interrupts
 from ..measure.epoch_log import (
     DATASET_PRINTS,
     METRICS,
@@ -68,6 +68,11 @@ class EpochLogMixin:
         """Note the time."""
         self._epoch_start, self._epoch_number = time.perf_counter(), epoch
         super().begin_epoch(epoch, model)  # type: ignore[misc]
+
+    def train_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Train on a batch, unless an interrupt came and was lost."""
+        interrupts.again()
+        return super().train_step(*args, **kwargs)  # type: ignore[misc]
 
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """Return fairseq's iterator; a validation begins with one."""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 
 from fairseq_transnorm.interrupts import COMMAND, Interrupts, held, interrupts, take_early
+from fairseq_transnorm.tasks.epoch_log import EpochLogMixin
 from tests.helpers import ROOT
 
 
@@ -54,6 +56,39 @@ def test_what_ignores_interrupts_still_does():
             interrupt()
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_an_interrupt_that_a_finaliser_swallowed_comes_before_the_next_step(monkeypatch):
+    class Thing:
+        def __del__(self):
+            interrupt()
+            time.sleep(0.001)  # for the interpreter to look at signals
+
+    monkeypatch.setattr(interrupts, "count", 0)
+    monkeypatch.setattr(interrupts, "raising", True)
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    steps = []
+
+    class Task:
+        def train_step(self, number):
+            steps.append(number)
+            if number == 2:
+                Thing()
+
+    class Logged(EpochLogMixin, Task):
+        pass
+
+    def train(task):
+        for number in range(5):
+            task.train_step(number)
+
+    before = signal.signal(signal.SIGINT, interrupts)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(Logged())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert steps == [0, 1, 2]
 
 
 def test_other_threads_cannot_hold_and_need_not():
