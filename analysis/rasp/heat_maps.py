@@ -196,8 +196,8 @@ def draw_layer(rows: Rows, stem: str, kind: str, options: argparse.Namespace) ->
             add_bars(drawn, images, what, options.autoscale)
         figure = drawn[0].figure
         assert isinstance(figure, Figure)
-        of = f"{first['language']}, {first['model']}, layer {first['layer']}"
-        add_title(figure, f"{of}: {what}\nrows: queries, columns: keys")
+        of = f"{first['language']}, {first['model']}\nlayer {first['layer']}: {what}"
+        add_title(figure, f"{of}\nrows: queries, columns: keys")
     return fit
 
 

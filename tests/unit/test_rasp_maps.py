@@ -150,7 +150,7 @@ def test_letters_too_small_to_be_read_are_left_out(monkeypatch):
 def test_the_title_is_whole_and_says_what_rows_and_columns_are(model, size, monkeypatch):
     page = drawn([row | {"model": model} for row in cells()], monkeypatch=monkeypatch, size=size)
     title = page.figure.get_suptitle()
-    told = f"reverse_100, {model}, layer 3: attention weights rows: queries, columns: keys"
+    told = f"reverse_100, {model} layer 3: attention weights rows: queries, columns: keys"
     assert re.sub(r"\s", "", title) == re.sub(r"\s", "", told)
     page.figure.canvas.draw()
     extent, whole = page.figure._suptitle.get_window_extent(), page.figure.bbox
