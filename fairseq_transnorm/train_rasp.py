@@ -115,7 +115,7 @@ def finish(cfg: Any, folder: Path, paths: Sequence[Path], interrupted: bool) -> 
         interrupted: whether it was.
 
     Raises:
-        ValueError: no checkpoint can be read, or it is of another language.
+        ValueError: no checkpoint can be read, or it was trained on other samples.
     """
     for unfinished in folder.glob("*.pt.tmp"):  # of a process that was killed
         unfinished.unlink()
@@ -126,10 +126,9 @@ def finish(cfg: Any, folder: Path, paths: Sequence[Path], interrupted: bool) -> 
     task, evaluated = tasks.setup_task(cfg.task), None
     if paths:
         run = load_first(paths, "cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu")
-        if (language := run.task.language.name) != cfg.task.language:
-            raise ValueError(
-                f"{run.path} is of --language {language}, not {cfg.task.language}; give another --save-dir"
-            )
+        if other := task.other_samples(run.task.facts(), str(run.path)):
+            raise ValueError(f"{other}; give the same, or another --save-dir")
+        settings = arguments(run.cfg)  # not those of this call, which may have trained nothing
         with held():  # a second interrupt leaves no results
             write_prints(folder, results(settings, records, reason, None), records, sizes(task))
         print(f"{PROG}: evaluating {run.path}", flush=True)

@@ -9,9 +9,10 @@
 * ``restored``: whether it began with the weights of ``checkpoint_best.pt``;
 * ``stop``: why training ends after it; null where it goes on.
 
-``training_prints.txt`` says the same to people. ``results.json`` has ``language``, ``arguments``, ``epochs`` (their
-number), ``best_epoch``, ``stop_reason``, ``seconds`` (of all epochs) and ``evaluated``: the name of a ``checkpoint``,
-its ``updates``, and its ``METRICS`` on ``train``, ``valid`` and ``test``; null where no model was evaluated.
+``training_prints.txt`` says the same to people. ``results.json`` has ``language``, ``arguments`` (where a checkpoint
+was evaluated, those in it), ``epochs`` (their number), ``best_epoch``, ``stop_reason``, ``seconds`` (of all epochs) and
+``evaluated``: the name of a ``checkpoint``, its ``updates``, and its ``METRICS`` on ``train``, ``valid`` and ``test``;
+null where no model was evaluated.
 """
 
 from __future__ import annotations

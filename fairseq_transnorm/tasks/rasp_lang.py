@@ -139,10 +139,14 @@ class RaspLangTask(EpochLogMixin, PerfectStopMixin, GrowthLogMixin, FairseqTask)
                     f"{NAME}: {checkpoint} was trained on {theirs['language']}, which has {what} than "
                     f"--language {ours['language']}; give its language, or begin a new run with another --save-dir"
                 )
-        different = [name for name in ours if theirs.get(name) != ours[name]]
-        if different:
-            options = ", ".join(f"{flag(name)} {theirs.get(name)}, not {ours[name]}" for name in different)
-            self._other_samples = f"{checkpoint} was trained with {options}"
+        self._other_samples = self.other_samples(theirs, checkpoint)
+
+    def other_samples(self, theirs: Dict[str, Any], checkpoint: str) -> Optional[str]:
+        """Say in which of the :meth:`facts` a checkpoint differs; None where it does not."""
+        options = {"language": self.language.name, **asdict(self.samples)}
+        different = [name for name, ours in options.items() if theirs.get(name) != ours]
+        said = ", ".join(f"{flag(name)} {theirs.get(name)}, not {options[name]}" for name in different)
+        return f"{NAME}: {checkpoint} was trained with {said}" if different else None
 
     def begin_training(self, trainer: Any) -> None:
         """Look at the trainer before the first update.
@@ -152,7 +156,7 @@ class RaspLangTask(EpochLogMixin, PerfectStopMixin, GrowthLogMixin, FairseqTask)
         """
         if self._other_samples is not None and trainer.get_num_updates():
             raise ValueError(
-                f"{NAME}: {self._other_samples}; give the same, or begin a new run from its weights with "
+                f"{self._other_samples}; give the same, or begin a new run from its weights with "
                 "--finetune-from-model and another --save-dir"
             )
         super().begin_training(trainer)

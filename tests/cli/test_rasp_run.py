@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 STOPPED = "stopped training - interrupted by user"
 COMMAND = "fairseq_transnorm.train_rasp"
 MANY = ["--max-epoch", 1000, "--batch-size", 8]
+ONE = [*MANY, "--max-epoch", 1]
 SPLITS = ("train", "valid", "test")
 
 
@@ -47,6 +49,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
         yield start
     finally:
         signal.signal(signal.SIGINT, before)
+        interrupts.count, interrupts.raising = 0, False
 
 
 def interrupt(calls: int, function: Callable[..., object], after: bool = False) -> Callable[..., object]:
@@ -238,11 +241,33 @@ def test_errors_are_one_line_and_no_results(flags, message, run, tmp_path, capsy
     assert not (tmp_path / "results.json").exists()
 
 
-def test_a_finished_run_of_another_language_is_not_evaluated_as_this_one(run, tmp_path, capsys):
-    train(tmp_path, *MANY, "--max-epoch", 1)
-    assert run(tmp_path, *MANY, "--max-epoch", 1, "--language", "reverse_10") == 1
-    assert "checkpoint_best.pt is of --language sort_10_with_attns, not reverse_10" in capsys.readouterr().err
-    assert not (tmp_path / "results.json").exists()
+@pytest.fixture
+def finished(once: Callable[..., Path], tmp_path: Path) -> Path:
+    """A copy of a run of one epoch, as fairseq-train leaves it."""
+    return shutil.copytree(once("rasp_finished", lambda made: train(made, *ONE)), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--language", "sort_10"], "trained with --language sort_10_with_attns, not sort_10"),
+        (["--language", "reverse_10"], "trained with --language sort_10_with_attns, not reverse_10"),
+        (["--train-size", 7], "trained with --train-size 40, not 7"),
+    ],
+)
+def test_a_finished_run_on_other_samples_is_not_evaluated_as_this_one(flags, message, finished, run, capsys):
+    assert run(finished, *ONE, "--max-update", 5, *flags) == 1
+    assert f"train_rasp: error: rasp_lang: {finished}/checkpoint_best.pt was {message}; " in capsys.readouterr().err
+    assert not (finished / "results.json").exists()
+
+
+@pytest.mark.parametrize("end", [["--max-epoch", 1], ["--max-update", 5]])
+def test_results_of_a_finished_run_have_the_settings_it_was_trained_with(end, finished, run):
+    assert run(finished, *ONE, *end, "--lr", 0.5, "--dropout", 0.2, "--batch-size", 20, "--seed", 9) == 0
+    found = check_files(finished, "max_epoch")["arguments"]
+    names = ("lr", "dropout", "batch_size", "seed", "rasp_dim")
+    assert [found[name] for name in names] == [0.003, 0, 8, 4, 8]
+    assert re.search(r"\n  lr +0.003\n", (finished / "training_prints.txt").read_text())
 
 
 def test_without_checkpoints_there_is_nothing_to_evaluate(run, tmp_path):
