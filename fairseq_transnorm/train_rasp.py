@@ -26,9 +26,10 @@ from fairseq_cli import train
 from . import USER_DIR
 from .interrupts import end, held, interrupts
 from .measure.checkpoints import read_mapped
-from .measure.epoch_log import INTERRUPTED, Record, describe, read_written, results, saved, write_prints
+from .measure.epoch_log import INTERRUPTED, Record, describe, read_written, results, run_arguments, saved, write_prints
 from .measure.language_accuracy import evaluate, load_first, write_results
 from .measure.language_runs import CHECKPOINTS, TASK
+from .models.options import flag
 from .tasks.epoch_log import arguments, sizes
 
 PROG = "train_rasp"
@@ -57,7 +58,7 @@ def train_and_evaluate(argv: list[str]) -> int:
         interrupts.raising = True
         with held():
             cfg = read_options(argv)
-        if not interrupted and not is_done(cfg):
+        if not interrupted and not is_done(cfg, last_checkpoint(cfg)):
             train.cli_main()
     except KeyboardInterrupt:
         interrupted = True
@@ -91,12 +92,31 @@ def read_options(argv: list[str]) -> Any:
     return cfg
 
 
-def is_done(cfg: Any) -> bool:
+def last_checkpoint(cfg: Any) -> dict[str, Any] | None:
+    """Return the checkpoint that a run goes on from, None for a new one.
+
+    Raises:
+        ValueError: it is damaged, or of another model; dropout alone may change.
+    """
+    last = Path(cfg.checkpoint.save_dir) / CHECKPOINTS["last"]
+    if cfg.checkpoint.restore_file != last.name or not last.is_file():
+        return None
+    state = read_mapped(last)
+    if not state.get("cfg"):
+        return state
+    ours, theirs = arguments(cfg), run_arguments(state["cfg"])
+    names = [name for name in ("arch", *cfg.model) if name in ours and "dropout" not in name]
+    different = [name for name in names if theirs.get(name) != ours[name]]
+    if different:
+        options = ", ".join(f"{flag(name)} {theirs.get(name)}, not {ours[name]}" for name in different)
+        raise ValueError(f"{last} has a model of {options}; give the same, or another --save-dir")
+    return state
+
+
+def is_done(cfg: Any, last: dict[str, Any] | None) -> bool:
     """Return whether a run that would go on has ``--max-update`` updates: fairseq would make one more."""
-    last, most = Path(cfg.checkpoint.save_dir) / CHECKPOINTS["last"], cfg.optimization.max_update
-    if not most or cfg.checkpoint.restore_file != last.name or not last.is_file():
-        return False
-    return int(read_mapped(last)["optimizer_history"][-1]["num_updates"]) >= most
+    most = cfg.optimization.max_update
+    return bool(most and last and int(last["optimizer_history"][-1]["num_updates"]) >= most)
 
 
 def is_first(cfg: Any) -> bool:

@@ -261,6 +261,19 @@ def test_a_finished_run_on_other_samples_is_not_evaluated_as_this_one(flags, mes
     assert not (finished / "results.json").exists()
 
 
+@pytest.mark.parametrize("end", [["--max-epoch", 1], ["--max-update", 5], ["--max-epoch", 2]])
+def test_a_run_with_another_model_is_refused_in_a_line(end, finished, run, capsys):
+    before = (finished / "checkpoint_last.pt").read_bytes()
+    assert run(finished, *ONE, *end, "--rasp-dim", 16, "--rasp-attention", "linear") == 1
+    errors = capsys.readouterr().err
+    assert (
+        f"train_rasp: error: {finished}/checkpoint_last.pt has a model of --rasp-dim 8, not 16, --rasp-ffn-dim 16, "
+        "not 32, --rasp-attention softmax, not linear; give the same, or another --save-dir\n"
+    ) in errors
+    assert "Traceback" not in errors
+    assert (finished / "checkpoint_last.pt").read_bytes() == before
+
+
 @pytest.mark.parametrize("end", [["--max-epoch", 1], ["--max-update", 5]])
 def test_results_of_a_finished_run_have_the_settings_it_was_trained_with(end, finished, run):
     assert run(finished, *ONE, *end, "--lr", 0.5, "--dropout", 0.2, "--batch-size", 20, "--seed", 9) == 0
