@@ -28,7 +28,7 @@ from .interrupts import end, held, interrupts
 from .measure.checkpoints import read_mapped
 from .measure.epoch_log import INTERRUPTED, Record, describe, read_written, results, run_arguments, saved, write_prints
 from .measure.language_accuracy import evaluate, load_first, write_results
-from .measure.language_runs import CHECKPOINTS, TASK
+from .measure.language_runs import CHECKPOINTS, TASK, read_results
 from .models.options import flag
 from .tasks.epoch_log import arguments, sizes
 
@@ -140,7 +140,9 @@ def finish(cfg: Any, folder: Path, paths: Sequence[Path], interrupted: bool) -> 
     for unfinished in folder.glob("*.pt.tmp"):  # of a process that was killed
         unfinished.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    reason, settings = stop_reason(cfg, records := read_written(folder), interrupted), arguments(cfg)
+    records, settings = read_written(folder), arguments(cfg)
+    before = read_results(folder) if interrupted and paths else None  # training would have removed it
+    reason = str(before["stop_reason"]) if before else stop_reason(cfg, records, interrupted)
     reason += ": there is no checkpoint yet" if interrupted and not paths else ""
     print(f"{PROG}: stopped training - {reason}", flush=True)
     task, evaluated = tasks.setup_task(cfg.task), None

@@ -283,6 +283,13 @@ def test_results_of_a_finished_run_have_the_settings_it_was_trained_with(end, fi
     assert re.search(r"\n  lr +0.003\n", (finished / "training_prints.txt").read_text())
 
 
+def test_an_interrupt_before_training_keeps_why_a_finished_run_ended(finished, run, monkeypatch):
+    assert run(finished, *ONE) == 0
+    monkeypatch.setattr(train_rasp, "read_options", interrupt(1, train_rasp.read_options))
+    assert run(finished, *ONE) == 0
+    check_files(finished, "max_epoch")
+
+
 def test_without_checkpoints_there_is_nothing_to_evaluate(run, tmp_path):
     assert run(tmp_path, *MANY, "--max-epoch", 1, "--no-save") == 0
     assert (results(tmp_path)["evaluated"], results(tmp_path)["stop_reason"]) == (None, "max_epoch")
