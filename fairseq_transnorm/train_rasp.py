@@ -22,6 +22,7 @@ import torch
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import train
+from omegaconf.errors import InterpolationKeyError
 
 from . import USER_DIR
 from .interrupts import end, held, interrupts
@@ -81,15 +82,18 @@ def read_options(argv: list[str]) -> Any:
     """Return fairseq's config; it is left in ``sys.argv`` for fairseq.
 
     Raises:
-        ValueError: the task is another one.
+        ValueError: the task is another one, or the model is for one.
     """
     if not any(text == "--user-dir" or text.startswith("--user-dir=") for text in argv):
         argv = [*argv, "--user-dir", USER_DIR]
     sys.argv = [PROG, *argv]
-    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), argv))
-    if cfg.task._name != TASK:
-        raise ValueError(f"--task {cfg.task._name}: this command trains {TASK} alone; for others take fairseq-train")
-    return cfg
+    args = options.parse_args_and_arch(options.get_training_parser(), argv)
+    if args.task != TASK:
+        raise ValueError(f"--task {args.task}: this command trains {TASK} alone; for others take fairseq-train")
+    try:
+        return convert_namespace_to_omegaconf(args)
+    except InterpolationKeyError as error:  # the model takes an option from another task
+        raise ValueError(f"--arch {args.arch} is not for --task {TASK}; give --arch rasp_transformer") from error
 
 
 def last_checkpoint(cfg: Any) -> dict[str, Any] | None:

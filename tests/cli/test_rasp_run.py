@@ -290,6 +290,14 @@ def test_an_interrupt_before_training_keeps_why_a_finished_run_ended(finished, r
     check_files(finished, "max_epoch")
 
 
+def test_a_model_of_another_task_is_refused_by_its_name(run, tmp_path, capsys, monkeypatch):
+    flags = "--task rasp_lang --language sort_10 --arch transformer_lm --criterion rasp_loss"
+    monkeypatch.setattr(sys.modules[__name__], "argv", lambda *_: flags.split())  # without those of our model
+    assert run(tmp_path) == 1
+    expected = "train_rasp: error: --arch transformer_lm is not for --task rasp_lang; give --arch rasp_transformer\n"
+    assert expected in capsys.readouterr().err
+
+
 def test_without_checkpoints_there_is_nothing_to_evaluate(run, tmp_path):
     assert run(tmp_path, *MANY, "--max-epoch", 1, "--no-save") == 0
     assert (results(tmp_path)["evaluated"], results(tmp_path)["stop_reason"]) == (None, "max_epoch")
