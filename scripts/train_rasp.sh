@@ -57,9 +57,10 @@ others() {
         ! has "--$name" "${all[@]}" || text+=_$name
     done
     for name in rasp-attention positional-dropout tiny crop-train crop-all min-length max-length train-size valid-size \
-        test-size batch-size; do
+        test-size batch-size update-freq max-tokens max-update clip-norm weight-decay momentum perfect-acc-cut; do
         ! has "--$name" "${all[@]}" || text+=_$name$(value "$name")
     done
+    [[ $(value reset-patience) == 10 ]] || text+=_reset-patience$(value reset-patience)
     printf '%s' "$text"
 }
 

@@ -74,6 +74,8 @@ def test_defaults_and_shortcuts_are_the_original_s_and_the_user_s_flags_win():
     assert " --optimizer sgd " in line
     assert " --adam" not in line
     assert all(f" {part} " in line for part in ("--overfit", "--tiny 7", "--crop-train 9"))
+    folder, _ = words("--update-freq", 2, "--clip-norm", 1, "--weight-decay", 0.1, reset_patience=0)
+    assert folder.endswith("_adam_update-freq2_clip-norm1_weight-decay0.1_reset-patience0_seed1")
     folder, _ = words("--model-bos", "--independent-layer-init", "--cpu", overfit="true")
     assert folder.endswith("_batch50_sgd_independent-layer-init_model-bos_overfit_seed1")
 
