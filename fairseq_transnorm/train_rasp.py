@@ -2,9 +2,9 @@
 
 The arguments are those of fairseq-train; ``--user-dir`` may be left out. When training ends, or is interrupted with
 Ctrl-C, ``checkpoint_best.pt`` is evaluated on train, valid and test; ``training_prints.txt`` and ``results.json`` in
-the save folder tell. The exit status is 0 then; 130 where there is no checkpoint yet, or at a second interrupt, which
-ends the evaluation; and 1 for an error, which writes no results. The same command goes on with a run that was stopped,
-and evaluates one that is finished again.
+the save folder tell. The exit status is 0 then; 130 where there is no checkpoint yet, or at an interrupt of the
+evaluation, which ends it; and 1 for an error, which writes no results. The same command goes on with a run that was
+stopped, and evaluates one that is finished again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return train_and_evaluate(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
-        print(f"{PROG}: interrupted again; the same command evaluates, or goes on", file=sys.stderr)
+        again = " again" if interrupts.count > 1 else ""
+        print(f"{PROG}: interrupted{again}; the same command evaluates, or goes on", file=sys.stderr)
         return BROKEN_OFF
     except (OSError, ValueError, ImportError) as error:
         logging.getLogger(PROG).debug("where it came from", exc_info=True)  # LOGLEVEL=DEBUG

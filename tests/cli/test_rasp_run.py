@@ -200,10 +200,14 @@ def test_an_epoch_whose_model_was_not_saved_is_not_the_best(run, tmp_path, monke
     assert (tmp_path / "training_prints.txt").read_text().count("saved as best model") == 1
 
 
-def test_a_second_interrupt_ends_the_evaluation(run, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("first", ["train_step", None])
+def test_an_interrupt_of_the_evaluation_ends_it(first, run, tmp_path, monkeypatch, capsys):
+    if first:  # in the second epoch
+        monkeypatch.setattr(RaspLangTask, first, interrupt(6, getattr(RaspLangTask, first)))
     monkeypatch.setattr(train_rasp, "evaluate", interrupt(1, train_rasp.evaluate))
-    assert run(tmp_path, *MANY, "--max-epoch", 1) == 130
-    assert "interrupted again" in capsys.readouterr().err
+    assert run(tmp_path, *MANY, "--max-epoch", 2 if first else 1) == 130
+    said = "interrupted again" if first else "interrupted"
+    assert f"train_rasp: {said}; the same command evaluates, or goes on\n" in capsys.readouterr().err
     assert not (tmp_path / "results.json").exists()
     prints = (tmp_path / "training_prints.txt").read_text()
     assert prints.endswith("epochs\nno model was evaluated\n")
