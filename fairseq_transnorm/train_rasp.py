@@ -26,7 +26,7 @@ from omegaconf.errors import InterpolationKeyError
 
 from . import USER_DIR
 from .interrupts import end, held, interrupts
-from .measure.checkpoints import read_mapped
+from .measure.checkpoints import Run, read_mapped
 from .measure.epoch_log import INTERRUPTED, Record, describe, read_written, results, run_arguments, saved, write_prints
 from .measure.language_accuracy import evaluate, load_first, write_results
 from .measure.language_runs import CHECKPOINTS, TASK, read_results
@@ -146,13 +146,14 @@ def finish(cfg: Any, folder: Path, paths: Sequence[Path], interrupted: bool) -> 
         unfinished.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     records, settings = read_written(folder), arguments(cfg)
-    before = read_results(folder) if interrupted and paths else None  # training would have removed it
-    reason = str(before["stop_reason"]) if before else stop_reason(cfg, records, interrupted)
+    device = "cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu"
+    run = load_first(paths, device) if paths else None
+    before = read_results(folder) if interrupted and run else None  # training would have removed it
+    reason = str(before["stop_reason"]) if before else stop_reason(cfg, records, run, interrupted)
     reason += ": there is no checkpoint yet" if interrupted and not paths else ""
     print(f"{PROG}: stopped training - {reason}", flush=True)
     task, evaluated = tasks.setup_task(cfg.task), None
-    if paths:
-        run = load_first(paths, "cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu")
+    if run:
         if other := task.other_samples(run.task.facts(), str(run.path)):
             raise ValueError(f"{other}; give the same, or another --save-dir")
         settings = arguments(run.cfg)  # not those of this call, which may have trained nothing
@@ -166,11 +167,12 @@ def finish(cfg: Any, folder: Path, paths: Sequence[Path], interrupted: bool) -> 
     print("\n".join([*describe(evaluated), f"wrote {folder}/results.json"]), flush=True)
 
 
-def stop_reason(cfg: Any, records: Sequence[Record], interrupted: bool) -> str:
-    """Say why training ended."""
+def stop_reason(cfg: Any, records: Sequence[Record], run: Run | None, interrupted: bool) -> str:
+    """Say why training ended; without validation there are no records, but a checkpoint."""
     if interrupted:
         return INTERRUPTED
-    last: Record = records[-1] if records else {"epoch": 0, "updates": 0, "stop": None}
+    last: Record = {"epoch": run.epochs if run else 0, "updates": run.updates if run else 0, "stop": None}
+    last = records[-1] if records else last
     if last["stop"]:
         return str(last["stop"])
     for name, reached in {"max_epoch": last["epoch"], "max_update": last["updates"]}.items():

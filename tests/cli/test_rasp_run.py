@@ -302,6 +302,13 @@ def test_a_model_of_another_task_is_refused_by_its_name(run, tmp_path, capsys, m
     assert expected in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("end", [["--max-epoch", 2], ["--max-update", 7]])
+def test_training_without_validation_ends_for_its_reason_too(end, run, tmp_path):
+    assert run(tmp_path, *MANY, *end, "--disable-validation") == 0
+    assert results(tmp_path)["stop_reason"] == end[0][2:].replace("-", "_")
+    assert results(tmp_path)["evaluated"]["checkpoint"] == "checkpoint_last.pt"
+
+
 def test_without_checkpoints_there_is_nothing_to_evaluate(run, tmp_path):
     assert run(tmp_path, *MANY, "--max-epoch", 1, "--no-save") == 0
     assert (results(tmp_path)["evaluated"], results(tmp_path)["stop_reason"]) == (None, "max_epoch")
