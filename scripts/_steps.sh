@@ -70,6 +70,7 @@ interrupted() {
 
 # finish [PROGRESS [LEFT]]: wait until no more than LEFT (0) of the steps that were started run; every 20 seconds call
 # PROGRESS.
+# shellcheck disable=SC2120  # scripts that source this give arguments
 finish() {
     local i status most=${2:-0} still rest_of last=$SECONDS
     while ((${#pids[@]} > most)); do

@@ -60,10 +60,10 @@ def interrupt(calls: int, function: Callable[..., object], after: bool = False) 
         nonlocal count
         count += 1
         if count == calls and not after:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         made = function(*args, **kwargs)
         if count == calls and after:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return made
 
     return wrapped

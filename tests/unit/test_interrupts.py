@@ -19,7 +19,7 @@ from tests.helpers import ROOT
 
 
 def interrupt():
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
 
 
 def test_an_interrupt_waits_until_all_that_is_held_is_done():
