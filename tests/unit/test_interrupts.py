@@ -1,6 +1,5 @@
 """Interrupts wait while files are written, and none leaves a part of a checkpoint; all of them are really sent."""
 
-import os
 import shutil
 import signal
 import subprocess
