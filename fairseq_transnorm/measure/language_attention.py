@@ -23,8 +23,6 @@ from .own_attention import own_attention_modules, own_weights
 
 Row = dict[str, Any]
 LINEAR = "linear"  # weights of linear attention without a denominator are no distribution
-
-
 BOS = "BOS"  # what a model adds itself
 LONGEST = 256  # symbols of a map
 _BATCH = 50  # sequences
